@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The outside world as one bundle: a store directory, time and randomness. Tests pass a simulated
+// disk, a virtual clock and a seeded generator through the same door.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "io/file.hpp"
+
+namespace kessai::io {
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  [[nodiscard]] virtual std::uint64_t now_ns() = 0;       ///< monotonic
+  [[nodiscard]] virtual std::uint64_t unix_micros() = 0;  ///< wall clock, UTC
+};
+
+class Random {
+ public:
+  virtual ~Random() = default;
+  virtual void fill(std::span<std::byte> out) = 0;  ///< cryptographic in production (salts, ids)
+};
+
+[[nodiscard]] Clock& system_clock();
+[[nodiscard]] Random& system_random();
+
+/// A deterministic generator (xoshiro-class) for tests and for jitter; never for salts on disk.
+class SeededRandom final : public Random {
+ public:
+  explicit SeededRandom(std::uint64_t seed) noexcept;
+  std::uint64_t next() noexcept;
+  std::uint64_t below(std::uint64_t bound) noexcept;  ///< uniform in [0, bound), bound > 0
+  void fill(std::span<std::byte> out) override;
+
+ private:
+  std::uint64_t s_[4];
+};
+
+/// A clock that moves only when told. Thread-safe.
+class VirtualClock;
+
+struct Env {
+  Directory* directory = nullptr;  ///< not owned
+  Clock* clock = &system_clock();
+  Random* random = &system_random();
+  bool background = true;  ///< false: no engine threads; maintenance is stepped by the caller
+  LogSink log;
+};
+
+}  // namespace kessai::io

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Threads and waiting. Nothing outside io/ uses std::thread, std::mutex, futexes or sleeps: the
+// torture build replaces this header's implementation by a deterministic scheduler.
+//
+// Mutexes are annotated for clang's -Wthread-safety. CondVar waits are always bounded.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#include "io/annotations.hpp"
+
+namespace kessai::io {
+
+class KESSAI_CAPABILITY("mutex") Mutex {
+ public:
+  Mutex() = default;
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
+  void lock() KESSAI_ACQUIRE() { mutex_.lock(); }
+  bool try_lock() KESSAI_TRY_ACQUIRE(true) { return mutex_.try_lock(); }
+  void unlock() KESSAI_RELEASE() { mutex_.unlock(); }
+
+ private:
+  friend class CondVar;
+  std::mutex mutex_;
+};
+
+class KESSAI_SCOPED_CAPABILITY MutexLock {
+ public:
+  explicit MutexLock(Mutex& m) KESSAI_ACQUIRE(m) : mutex_(m) { mutex_.lock(); }
+  ~MutexLock() KESSAI_RELEASE() { mutex_.unlock(); }
+  MutexLock(const MutexLock&) = delete;
+  MutexLock& operator=(const MutexLock&) = delete;
+
+ private:
+  Mutex& mutex_;
+};
+
+class CondVar {
+ public:
+  /// Waits until notified or `timeout_ns` passed (spurious returns allowed). True when notified.
+  bool wait_for(Mutex& m, std::uint64_t timeout_ns) KESSAI_REQUIRES(m);
+  void notify_one() noexcept { cv_.notify_one(); }
+  void notify_all() noexcept { cv_.notify_all(); }
+
+ private:
+  std::condition_variable cv_;
+};
+
+/// A joinable thread; the destructor joins.
+class Thread {
+ public:
+  Thread() = default;
+  Thread(const char* name, std::function<void()> body);  ///< name: at most 15 bytes
+  ~Thread();
+  Thread(Thread&&) noexcept = default;
+  Thread& operator=(Thread&& o) noexcept;
+  void join();
+  [[nodiscard]] bool joinable() const noexcept { return thread_.joinable(); }
+
+ private:
+  std::thread thread_;
+};
+
+/// Futex on a 32-bit word: blocks while `word == expected`, at most `timeout_ns`. Spurious returns
+/// are allowed.
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns);
+void futex_wake(const std::atomic<std::uint32_t>& word, int count);
+
+/// Spin-wait hint; after enough of them the caller should yield or sleep.
+inline void cpu_relax() noexcept { __builtin_ia32_pause(); }
+void yield_thread() noexcept;
+
+/// A small dense index of the calling thread, for per-thread slots (reused after thread exit).
+[[nodiscard]] unsigned thread_index() noexcept;
+/// Process id, for refusing use in a forked child.
+[[nodiscard]] int process_id() noexcept;
+
+}  // namespace kessai::io
