@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// The engine's public face: Database, Tree, Transaction, CommitTicket, Cursor.
+///
+/// Promises
+///  * A commit answered `durable` survives kill -9, OS crash and power loss (on a device that
+///    honours flushes). A transaction is all or nothing at every crash point.
+///  * Nothing damaged is returned as data: reads verify every page against the hash tree of the
+///    last checkpoint; damage is an error that names file, offset and page.
+///  * Answers never outrun durability: a read-only snapshot reads what is durable; a read-write
+///    transaction that ends without writes, and an error that carries a row, wait until everything
+///    they saw is durable.
+///  * No exception leaves the library; every wait is bounded; nothing is printed.
+///
+/// Threads: Database and Tree may be used from any number of threads at once. A Transaction or
+/// Cursor belongs to one thread at a time. Lifetime: Trees, Transactions, Cursors and tickets keep
+/// the database's internals alive but answer `closed_handle` after it was closed.
+/// Using any handle in a forked child answers `closed_handle`.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kessai/error.hpp"
+#include "kessai/options.hpp"
+#include "kessai/stats.hpp"
+
+namespace kessai {
+
+/// Log sequence number of a commit; commits are ordered by it. 0 = before everything.
+using Lsn = std::uint64_t;
+
+namespace engine {
+class Store;
+struct TreeState;
+class TransactionState;
+class CursorState;
+struct TicketState;
+}  // namespace engine
+
+/// A named ordered map of byte strings. Cheap to copy.
+class Tree {
+ public:
+  Tree() = default;
+  [[nodiscard]] const std::string& name() const noexcept;
+  [[nodiscard]] std::uint32_t id() const noexcept;
+
+ private:
+  friend class engine::Store;
+  friend class engine::TransactionState;
+  friend class Database;
+  explicit Tree(std::shared_ptr<engine::TreeState> s) noexcept : state_(std::move(s)) {}
+  std::shared_ptr<engine::TreeState> state_;
+};
+
+/// Keys in [from, to), in byte order (memcmp, shorter first). Unset `to` = to the end.
+struct Range {
+  std::string from;
+  std::optional<std::string> to;
+  bool reverse = false;
+  /// All keys that start with `prefix`.
+  [[nodiscard]] static Range prefix(std::string_view prefix, bool reverse = false);
+};
+
+/// Walks rows in key order (or against it). Views stay valid until the next call of next().
+/// After an error the cursor stays in error.
+///
+///     for (auto c = db->scan(t, {}); c.next();) use(c.key(), c.value());
+///     // c.status() tells the end from an error
+class Cursor {
+ public:
+  Cursor(Cursor&&) noexcept;
+  Cursor& operator=(Cursor&&) noexcept;
+  ~Cursor();
+  /// Moves to the next row; false at the end or on error.
+  [[nodiscard]] bool next();
+  [[nodiscard]] std::string_view key() const noexcept;
+  [[nodiscard]] std::string_view value() const noexcept;
+  [[nodiscard]] Lsn lsn() const noexcept;  ///< commit LSN of the row; 0 for own uncommitted writes
+  [[nodiscard]] const Result<void>& status() const noexcept;
+
+ private:
+  friend class engine::Store;
+  friend class Database;
+  friend class Transaction;
+  explicit Cursor(std::unique_ptr<engine::CursorState> s) noexcept;
+  std::unique_ptr<engine::CursorState> state_;
+};
+
+/// The promise of a commit. Copyable; thread-safe.
+class CommitTicket {
+ public:
+  CommitTicket() = default;
+  [[nodiscard]] Lsn lsn() const noexcept;  ///< 0 for a transaction without writes
+  /// True once the commit is durable (or failed: then wait() tells). Polling makes progress: it
+  /// starts a flush when the device is idle.
+  [[nodiscard]] bool ready() const;
+  /// Waits until durable. `unknown_outcome` when the log failed: ask again after reopening.
+  [[nodiscard]] Result<void> wait() const;
+  /// Calls `fn` once durable (or failed), on some thread of the engine or at once when it already
+  /// is. `fn` must not throw and must not call wait() on other tickets.
+  void on_durable(std::function<void(Result<void>)> fn) const;
+
+ private:
+  friend class engine::Store;
+  friend class engine::TransactionState;
+  friend class Transaction;
+  CommitTicket(std::shared_ptr<engine::Store> store, Lsn lsn, Lsn wait_for) noexcept;
+  std::shared_ptr<engine::Store> store_;
+  Lsn lsn_ = 0;
+  Lsn wait_for_ = 0;
+};
+
+/// A unit of work. Writes stay private until commit; reads see the snapshot taken at begin plus
+/// the own writes. Destroying an open transaction rolls it back.
+///
+/// Write conflicts (first updater wins): a write or locking read of a row that changed since the
+/// snapshot fails with `write_conflict`; a row locked by another transaction is waited for up to
+/// `Options::lock_timeout`. After any error other than not_found/key_exists/lock_timeout and errors
+/// of the call's own arguments the transaction can only be rolled back.
+class Transaction {
+ public:
+  Transaction(Transaction&&) noexcept;
+  Transaction& operator=(Transaction&&) noexcept;
+  ~Transaction();
+
+  /// The value; `not_found` when absent.
+  [[nodiscard]] Result<std::string> get(const Tree& tree, std::string_view key);
+  /// As get, into `value` (its capacity is reused); returns the row's commit LSN (0: own write).
+  [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
+  /// Reads the current version and locks it to the end of the transaction; absent keys are locked too.
+  [[nodiscard]] Result<std::string> get_for_update(const Tree& tree, std::string_view key);
+  [[nodiscard]] Result<void> put(const Tree& tree, std::string_view key, std::string_view value);
+  /// As put, but an existing row answers `key_exists`, with the row's value in `existing` if given.
+  [[nodiscard]] Result<void> insert(const Tree& tree, std::string_view key, std::string_view value,
+                                    std::string* existing = nullptr);
+  /// `not_found` when absent.
+  [[nodiscard]] Result<void> remove(const Tree& tree, std::string_view key);
+  [[nodiscard]] Cursor scan(const Tree& tree, Range range);
+
+  /// Commits and waits as its durability asks. `unknown_outcome`: the log failed while it waited.
+  [[nodiscard]] Result<Lsn> commit();
+  /// Commits, visible to others at once; durable when the ticket says so.
+  [[nodiscard]] Result<CommitTicket> commit_async();
+  /// Undoes everything. Waits like a read-only commit when answers were given (see file comment).
+  [[nodiscard]] Result<void> rollback();
+  [[nodiscard]] bool active() const noexcept;
+  [[nodiscard]] Lsn snapshot() const noexcept;
+
+ private:
+  friend class engine::Store;
+  friend class Database;
+  explicit Transaction(std::unique_ptr<engine::TransactionState> s) noexcept;
+  std::unique_ptr<engine::TransactionState> state_;
+};
+
+/// One answer of multi_get.
+struct Lookup {
+  Code code = Code::not_found;  ///< only meaningful when !found: not_found, or the error of this key
+  bool found = false;
+  Lsn lsn = 0;
+  std::string value;
+};
+
+struct TreeInfo {
+  std::string name;
+  std::uint32_t id = 0;
+  std::uint64_t records = 0;
+  std::uint64_t pages = 0;
+  unsigned depth = 0;
+  double fill = 0;  ///< live record bytes / usable leaf bytes, 0..1
+};
+
+struct StoreInfo {
+  std::uint32_t format = 0;
+  std::string store_id;  ///< hex
+  std::string mode;      ///< "mvcc"
+  std::uint32_t page_size = 0;
+  std::uint64_t pages = 0;       ///< pages in use
+  std::uint64_t free_pages = 0;  ///< reusable slots in the data file
+  Lsn last_checkpoint_lsn = 0;
+  Lsn durable_lsn = 0;
+  std::uint64_t wal_bytes = 0;   ///< log files on disk
+  std::uint64_t redo_bytes = 0;  ///< what a crash now would replay
+  bool clean = false;            ///< the store had been closed cleanly before this open
+  std::optional<Lsn> tail_cut_at;  ///< where this open's recovery cut a torn tail
+  std::string io_backend;        ///< "io_uring", "posix" or "simulated"
+};
+
+struct Damage {
+  std::string file;
+  std::uint64_t offset = 0;
+  std::uint64_t page = 0;
+  std::string what;
+};
+struct CheckReport {
+  bool ok = true;
+  std::uint64_t pages_checked = 0;
+  std::uint64_t trees = 0;
+  std::uint64_t records = 0;
+  std::vector<Damage> damage;
+};
+
+/// One decoded page, for people: every field as text, as much as can be decoded.
+struct PageDump {
+  std::uint64_t page = 0;
+  std::string type;  ///< "leaf", "inner", "overflow", "roots", "free"
+  std::uint32_t tree = 0;
+  unsigned level = 0;
+  Lsn page_lsn = 0;
+  Lsn max_ts = 0;
+  std::uint64_t slot = 0;      ///< where the last written image lives in the data file
+  bool dirty = false;          ///< newer in memory than on disk
+  std::string low_fence, high_fence;
+  bool has_high_fence = false;
+  std::size_t free_bytes = 0;
+  struct Entry {
+    std::string key;
+    std::string value;          ///< leaf: value bytes (empty for overflow)
+    Lsn lsn = 0;                ///< leaf
+    bool ghost = false;         ///< leaf: deleted, kept until no snapshot needs it
+    std::uint64_t overflow_bytes = 0;  ///< leaf: length of an overflow value
+    std::uint64_t child = 0;    ///< inner
+  };
+  std::vector<Entry> entries;
+};
+
+/// One node of a tree for drawing it.
+struct TreeNode {
+  std::uint64_t page = 0;
+  unsigned level = 0;   ///< 0 = leaf
+  std::uint64_t parent = 0;
+  std::uint32_t entries = 0;
+  double fill = 0;
+  std::string first_key;
+};
+
+/// One record of the log.
+struct WalRecord {
+  Lsn lsn = 0;
+  std::uint64_t generation = 0;
+  std::string kind;  ///< "commit", "part", "close", "create", "drop", "note"
+  struct Op {
+    std::uint32_t tree = 0;
+    std::string op;  ///< "put" or "remove"
+    std::string key;
+    std::uint64_t value_bytes = 0;
+  };
+  std::vector<Op> ops;
+  std::uint64_t bytes = 0;
+};
+
+class Database {
+ public:
+  /// Opens (or creates) the store in directory `path`, recovering it when needed. Errors:
+  /// store_missing, not_a_store, newer_format, page_size_mismatch, incomplete_store, locked,
+  /// superblock_damaged, log_damaged, permission_denied, disk_full, io_error.
+  [[nodiscard]] static Result<Database> open(std::string_view path, const Options& options = {});
+  Database(Database&&) noexcept;
+  Database& operator=(Database&&) noexcept;
+  ~Database();  ///< closes; errors of the final checkpoint are lost: call close() to see them
+
+  /// Checkpoints, seals the log and closes. Open transactions are rolled back.
+  [[nodiscard]] Result<void> close();
+
+  [[nodiscard]] Result<Tree> tree(std::string_view name, const TreeOptions& options = {});
+  [[nodiscard]] Result<void> drop_tree(std::string_view name);
+  [[nodiscard]] Result<std::vector<std::string>> tree_names();
+  [[nodiscard]] Result<TreeInfo> tree_info(const Tree& tree);  ///< walks the whole tree
+
+  [[nodiscard]] Result<Transaction> begin(const BeginOptions& options = {});
+  [[nodiscard]] Result<Transaction> read_only();
+
+  // One-call forms. Reads see every durably acknowledged commit. They wait for nothing.
+  [[nodiscard]] Result<std::string> get(const Tree& tree, std::string_view key);
+  [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
+  /// Looks up `keys` with interleaved descents and batched reads; `out[i]` answers `keys[i]`.
+  /// REQUIRES out.size() >= keys.size().
+  [[nodiscard]] Result<void> multi_get(const Tree& tree, std::span<const std::string_view> keys,
+                                       std::span<Lookup> out);
+  [[nodiscard]] Cursor scan(const Tree& tree, Range range);
+  [[nodiscard]] Result<Lsn> put(const Tree& tree, std::string_view key, std::string_view value,
+                                Durability durability = Durability::durable);
+  [[nodiscard]] Result<Lsn> insert(const Tree& tree, std::string_view key, std::string_view value,
+                                   Durability durability = Durability::durable);
+  [[nodiscard]] Result<Lsn> remove(const Tree& tree, std::string_view key,
+                                   Durability durability = Durability::durable);
+
+  [[nodiscard]] Result<void> wait_durable(Lsn lsn);
+  [[nodiscard]] Result<void> checkpoint();
+  [[nodiscard]] Result<CheckReport> check(const std::function<void(const Progress&)>& progress = {});
+  [[nodiscard]] StoreInfo info() const;
+  [[nodiscard]] Stats stats() const;
+  [[nodiscard]] Result<PageDump> page(std::uint64_t page_id);
+  [[nodiscard]] Result<std::vector<TreeNode>> tree_nodes(const Tree& tree);
+  /// Visits the log's records still on disk, oldest first; stops when `fn` answers false.
+  [[nodiscard]] Result<void> wal_records(const std::function<bool(const WalRecord&)>& fn);
+
+ private:
+  explicit Database(std::shared_ptr<engine::Store> s) noexcept;
+  std::shared_ptr<engine::Store> store_;
+};
+
+/// "kessai 0.1.0".
+[[nodiscard]] std::string_view version() noexcept;
+
+}  // namespace kessai

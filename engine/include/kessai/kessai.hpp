@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+/// @file
+/// Everything: include this, link kessai::kessai.
+#pragma once
+
+#include "kessai/database.hpp"
+#include "kessai/error.hpp"
+#include "kessai/options.hpp"
+#include "kessai/stats.hpp"
