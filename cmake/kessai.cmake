@@ -7,8 +7,19 @@ if(PROJECT_IS_TOP_LEVEL)
   if(NOT CMAKE_BUILD_TYPE)
     set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
   endif()
+  find_program(KESSAI_CCACHE ccache)
+  mark_as_advanced(KESSAI_CCACHE)
+  if(KESSAI_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_C_COMPILER_LAUNCHER ${KESSAI_CCACHE})
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${KESSAI_CCACHE})
+  endif()
 endif()
 set(KESSAI_SANITIZE "" CACHE STRING "sanitizers for every target, e.g. address,undefined or thread")
+
+# Third-party libraries that end up in the engine. `kessaiConfig.cmake` repeats this for embedders.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(liburing REQUIRED IMPORTED_TARGET GLOBAL liburing)
 
 add_library(kessai_flags INTERFACE)
 target_compile_features(kessai_flags INTERFACE cxx_std_23)
@@ -34,4 +45,25 @@ function(kessai_layer name)
   target_link_libraries(${name} PUBLIC ${ARG_LIBS} PRIVATE $<BUILD_INTERFACE:kessai_flags>)
   target_compile_features(${name} PUBLIC cxx_std_23)
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+
+  # The same layer with planted bugs compiled in (KESSAI_MUTANT), for the tests that must find them.
+  # Never installed; built only when a test links it.
+  add_library(${name}_torture STATIC EXCLUDE_FROM_ALL ${ARG_SOURCES})
+  target_include_directories(${name}_torture PUBLIC
+    ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/io/include ${PROJECT_SOURCE_DIR}/engine/include)
+  target_compile_definitions(${name}_torture PUBLIC KESSAI_TORTURE=1)
+  set(torture_libs ${ARG_LIBS})
+  list(TRANSFORM torture_libs REPLACE "^(kessai_(io|wal|btree|mvcc|engine))$" "\\1_torture")
+  target_link_libraries(${name}_torture PUBLIC ${torture_libs} PRIVATE kessai_flags)
+  target_compile_features(${name}_torture PUBLIC cxx_std_23)
+endfunction()
+
+# kessai_jemalloc(TARGET): jemalloc for our own executables, never for the libraries. Sanitizers
+# bring an allocator of their own.
+function(kessai_jemalloc target)
+  if(KESSAI_SANITIZE)
+    return()
+  endif()
+  pkg_check_modules(jemalloc REQUIRED IMPORTED_TARGET GLOBAL jemalloc)
+  target_link_libraries(${target} PRIVATE PkgConfig::jemalloc)
 endfunction()
