@@ -53,8 +53,8 @@ struct Options {
   std::chrono::milliseconds lock_timeout{1000};  ///< longest wait for a record lock
   std::chrono::milliseconds open_timeout{10000}; ///< longest wait for another holder's in-flight I/O
   IoBackend io = IoBackend::automatic;
-  std::function<void(std::string_view line)> log_sink;  ///< operator messages; called from any thread
-  std::function<void(const Progress&)> progress;        ///< called on the opening thread
+  std::function<void(std::string_view line)> log_sink = {};  ///< operator messages; called from any thread
+  std::function<void(const Progress&)> progress = {};        ///< called on the opening thread
   /// The outside world for tests (simulated disk, virtual clock); null in production. With it the
   /// path given to open is ignored. Not owned; must outlive the database.
   io::Env* env = nullptr;
