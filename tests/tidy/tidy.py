@@ -181,7 +181,11 @@ def check_files(tree):
 
 
 def check_dead(tree):
-    """Every file is built, included or named by another one."""
+    """Every file is built, included or named by another one; every page of docs/ that is named exists."""
+    for path, text in tree.files.items():
+        for line, page in hits(r"(?<![\w/])docs/[\w/-]+\.md\b", text):
+            if page not in tree.files and not path.startswith("tests/tidy/"):
+                yield path, line, f"{page} does not exist"
     lists = {os.path.dirname(p): t for p, t in tree.files.items() if p.endswith("CMakeLists.txt")}
     code = tree.code()
     for path in tree.files:

@@ -49,6 +49,7 @@ PLANTED = {
     "unbuilt source": ({"wal/old.cc": SPDX}, "build it"),
     "unused header": ({"wal/old.hpp": FRONT}, "nobody includes"),
     "unnamed file": ({"tools/notes.txt": "x"}, "names it"),
+    "missing page": ({"README.md": "see docs/gone.md"}, "does not exist"),
     "unfinished": ({"wal/log.cc": SPDX + "// TO" "DO later\n"}, "do it"),
     "machine path": ({"README.md": "see /home/me/x"}, "one machine"),
     "nolint without reason": ({"wal/log.cc": SPDX + "int x;  // NOLINT\n"}, "NOLINT"),
