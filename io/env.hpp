@@ -3,6 +3,7 @@
 // disk, a virtual clock and a seeded generator through the same door.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 
@@ -38,8 +39,22 @@ class SeededRandom final : public Random {
   std::uint64_t s_[4];
 };
 
-/// A clock that moves only when told. Thread-safe.
-class VirtualClock;
+/// A clock that moves only when told. Thread-safe. The wall clock follows the monotonic one, unless
+/// a test makes it jump.
+class VirtualClock final : public Clock {
+ public:
+  static constexpr std::uint64_t kStartUnixMicros = 1'700'000'000'000'000;  // 2023-11-14, a fixed day
+
+  [[nodiscard]] std::uint64_t now_ns() override { return now_.load(); }
+  [[nodiscard]] std::uint64_t unix_micros() override { return wall_base_.load() + now_.load() / 1000; }
+  void advance(std::uint64_t ns) { now_.fetch_add(ns); }
+  void set(std::uint64_t ns) { now_.store(ns); }  ///< monotonic time; never move it backwards
+  void set_unix_micros(std::uint64_t us) { wall_base_.store(us - now_.load() / 1000); }
+
+ private:
+  std::atomic<std::uint64_t> now_{1'000'000'000};
+  std::atomic<std::uint64_t> wall_base_{kStartUnixMicros};
+};
 
 struct Env {
   Directory* directory = nullptr;  ///< not owned

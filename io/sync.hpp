@@ -41,6 +41,38 @@ class KESSAI_SCOPED_CAPABILITY MutexLock {
   Mutex& mutex_;
 };
 
+/// A lock of one word for sections of a few instructions (no I/O, no allocation inside). Spins on
+/// a plain load, and yields the core after about a hundred pauses: the holder may be descheduled.
+class KESSAI_CAPABILITY("mutex") SpinMutex {
+ public:
+  SpinMutex() = default;
+  SpinMutex(const SpinMutex&) = delete;
+  SpinMutex& operator=(const SpinMutex&) = delete;
+  void lock() KESSAI_ACQUIRE() {
+    if (held_.exchange(1, std::memory_order_acquire) != 0) lock_slow();
+  }
+  bool try_lock() KESSAI_TRY_ACQUIRE(true) {
+    return held_.load(std::memory_order_relaxed) == 0 && held_.exchange(1, std::memory_order_acquire) == 0;
+  }
+  // Release pairs with the acquire exchange of the next holder.
+  void unlock() KESSAI_RELEASE() { held_.store(0, std::memory_order_release); }
+
+ private:
+  void lock_slow() noexcept;
+  std::atomic<std::uint32_t> held_{0};
+};
+
+class KESSAI_SCOPED_CAPABILITY SpinLock {
+ public:
+  explicit SpinLock(SpinMutex& m) KESSAI_ACQUIRE(m) : mutex_(m) { mutex_.lock(); }
+  ~SpinLock() KESSAI_RELEASE() { mutex_.unlock(); }
+  SpinLock(const SpinLock&) = delete;
+  SpinLock& operator=(const SpinLock&) = delete;
+
+ private:
+  SpinMutex& mutex_;
+};
+
 class CondVar {
  public:
   /// Waits until notified or `timeout_ns` passed (spurious returns allowed). True when notified.
@@ -56,7 +88,9 @@ class CondVar {
 class Thread {
  public:
   Thread() = default;
-  Thread(const char* name, std::function<void()> body);  ///< name: at most 15 bytes
+  /// `name`: at most 15 bytes. The thread blocks the embedder's asynchronous signals. KESSAI_CHECKs
+  /// that the system gave a thread.
+  Thread(const char* name, std::function<void()> body);
   ~Thread();
   Thread(Thread&&) noexcept = default;
   Thread& operator=(Thread&& o) noexcept;
