@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+
+#include "bench/engine.hpp"
+
+namespace kessai::bench {
+namespace {
+
+struct Factory {
+  std::string_view name;
+  std::unique_ptr<Engine> (*make)();
+};
+
+constexpr auto kFactories = std::to_array<Factory>({
+#ifdef KESSAI_BENCH_KESSAI
+    {"kessai", make_kessai_engine},
+#endif
+#ifdef KESSAI_BENCH_LMDB
+    {"lmdb", make_lmdb_engine},
+#endif
+#ifdef KESSAI_BENCH_ROCKSDB
+    {"rocksdb", make_rocksdb_engine},
+#endif
+#ifdef KESSAI_BENCH_LEVELDB
+    {"leveldb", make_leveldb_engine},
+#endif
+#ifdef KESSAI_BENCH_SQLITE
+    {"sqlite", make_sqlite_engine},
+#endif
+    {"", nullptr},  // keeps the array from being empty
+});
+
+}  // namespace
+
+std::vector<std::string> engine_names() {
+  std::vector<std::string> names;
+  for (const Factory& f : kFactories) {
+    if (f.make != nullptr) names.emplace_back(f.name);
+  }
+  return names;
+}
+
+std::unique_ptr<Engine> make_engine(std::string_view name) {
+  for (const Factory& f : kFactories) {
+    if (f.make != nullptr && f.name == name) return f.make();
+  }
+  return nullptr;
+}
+
+}  // namespace kessai::bench
