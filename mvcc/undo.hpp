@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Before-images of records, for snapshots older than what the leaf holds (I14).
+//
+// An entry says: commits [begin, end) saw this image of (tree, key). Update and delete push what
+// they replace, whether or not a snapshot is live: a read-only snapshot reads at min(applied,
+// durable), so it can begin behind a change that is applied already. A reader whose snapshot does
+// not see the leaf's tag asks find(): the entry with begin <= W < end is its version; no entry
+// means absent. Hence an insert pushes nothing, not even over a ghost: the interval between delete
+// and insert is in no entry, and that says absent. (The entries before the delete end at the
+// delete, so they are never taken for the gap: that is why entries carry both ends.)
+//
+// Rules for the caller
+//   - push before the leaf changes, under the record's lock or the leaf's latch: a reader that sees
+//     the new leaf finds the entry; pushes of one key come in commit order.
+//   - `horizon` given to gc is a result of Snapshots::horizon.
+//
+// Entries live in a FIFO of blocks per shard and go in push order once end <= horizon; entries of
+// two commits that overlap may sit in either order, which only delays the younger. Each push frees
+// up to kGcPerPush entries of its shard, so without old snapshots the memory stays flat without
+// anybody's help; gc() does it for shards that nobody writes.
+//
+// Threads: any. Each shard has a mutex, held for one operation, leaf of the lock order. A find in
+// an empty shard is one load.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "io/annotations.hpp"
+#include "io/sync.hpp"
+#include "io/types.hpp"
+#include "mvcc/record_hash.hpp"
+#include "mvcc/snapshots.hpp"
+
+namespace kessai::mvcc {
+
+/// An image of a record: the bytes of its leaf value, with the flag bits of its leaf tag
+/// (overflow, ...), or a ghost (present == false).
+struct Image {
+  bool present = false;
+  std::uint8_t flags = 0;
+  std::string_view value;
+};
+
+/// A found image, copied. Reuse one object: `value` keeps its capacity.
+struct Version {
+  bool present = false;
+  std::uint8_t flags = 0;
+  Lsn begin = 0;
+  std::string value;
+};
+
+class Undo {
+ public:
+  struct Counters {
+    std::uint64_t entries = 0;      ///< now
+    std::uint64_t bytes = 0;        ///< now, of entries
+    std::uint64_t block_bytes = 0;  ///< now, memory taken for blocks and hash tables
+    std::uint64_t pushed = 0;
+    std::uint64_t dropped = 0;
+    std::uint64_t finds = 0;         ///< in shards that were not empty
+    std::uint64_t longest_walk = 0;  ///< most entries one find looked at
+  };
+
+  /// `budget` bytes of entries; going past it is the caller's decision (over_budget).
+  explicit Undo(std::uint64_t budget);
+  ~Undo();
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
+
+  /// Never fails after the append (I4): ask over_budget() before it. Requires begin < end.
+  void push(TreeId tree, std::string_view key, Lsn begin, Lsn end, const Image& before) {
+    push(record_hash(tree, key), tree, key, begin, end, before);
+  }
+  void push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin, Lsn end,
+            const Image& before);
+
+  /// The version that `snapshot` sees. False: no entry covers it, the record is absent to it.
+  /// (An entry can also say absent: out.present.)
+  [[nodiscard]] bool find(TreeId tree, std::string_view key, const Snapshot& snapshot,
+                          Version& out) const {
+    return find(record_hash(tree, key), tree, key, snapshot, out);
+  }
+  [[nodiscard]] bool find(std::uint64_t hash, TreeId tree, std::string_view key,
+                          const Snapshot& snapshot, Version& out) const;
+
+  /// Drops entries with end <= horizon, at most `limit` and only what stands first in its shard.
+  /// Successive calls go round the shards. Returns how many went.
+  std::size_t gc(Lsn horizon, std::size_t limit);
+
+  /// Exact to within 256 KiB.
+  [[nodiscard]] bool over_budget() const noexcept { return bytes() > budget_; }
+  [[nodiscard]] std::uint64_t bytes() const noexcept {
+    const std::int64_t b = bytes_.load(std::memory_order_relaxed);
+    return b > 0 ? static_cast<std::uint64_t>(b) : 0;
+  }
+  [[nodiscard]] Counters counters() const;
+
+ private:
+  static constexpr std::size_t kShards = 256;
+  static constexpr std::size_t kGcPerPush = 2;
+  static constexpr std::int64_t kReportBytes = 1024;
+
+  struct Entry;
+  struct Block;
+  struct alignas(64) Shard;
+
+  [[nodiscard]] Shard& shard_of(std::uint64_t hash) const noexcept;
+  void report(Shard& shard, std::int64_t delta);
+  std::size_t drop_expired(Shard& shard, Lsn horizon, std::size_t limit);
+
+  const std::uint64_t budget_;
+  const std::unique_ptr<Shard[]> shards_;
+  std::atomic<std::int64_t> bytes_{0};     // sum of what the shards reported
+  std::atomic<Lsn> horizon_{0};            // largest given to gc; used by push
+  std::atomic<std::size_t> gc_cursor_{0};  // shard where the next gc starts
+};
+
+}  // namespace kessai::mvcc

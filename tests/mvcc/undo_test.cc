@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: find answers the version a snapshot sees, gc keeps what a snapshot can need and gives the
+// memory back. Method: scripted histories, then a random history against a list of intervals.
+#include "mvcc/undo.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "io/env.hpp"
+
+namespace kessai::mvcc {
+namespace {
+
+constexpr TreeId kTree{3};
+constexpr std::size_t kAll = ~std::size_t{0};
+
+std::string seen(const Undo& undo, std::string_view key, Lsn w, TreeId tree = kTree) {
+  Version v;
+  if (!undo.find(tree, key, Snapshot{w}, v)) return "-";
+  return v.present ? v.value : "ghost";
+}
+Image value(std::string_view bytes) { return {.present = true, .flags = 0, .value = bytes}; }
+
+TEST(Undo, FindsTheEntryWhoseIntervalHoldsTheSnapshot) {
+  Undo undo(1 << 20);
+  EXPECT_EQ(seen(undo, "k", 5), "-");
+  undo.push(kTree, "k", 2, 5, value("a"));
+  undo.push(kTree, "k", 5, 9, value("b"));
+  EXPECT_EQ(seen(undo, "k", 1), "-");
+  EXPECT_EQ(seen(undo, "k", 2), "a");
+  EXPECT_EQ(seen(undo, "k", 4), "a");
+  EXPECT_EQ(seen(undo, "k", 5), "b");
+  EXPECT_EQ(seen(undo, "k", 8), "b");
+  EXPECT_EQ(seen(undo, "k", 9), "-");
+  EXPECT_EQ(seen(undo, "k", 4, TreeId{4}), "-");
+  EXPECT_EQ(seen(undo, "kk", 4), "-");
+}
+
+TEST(Undo, KeepsFlagsAndBeginAndEmptyValues) {
+  Undo undo(1 << 20);
+  undo.push(kTree, "", 2, 5, Image{.present = true, .flags = 0x42, .value = ""});
+  undo.push(kTree, "", 5, 6, Image{});
+  Version v;
+  ASSERT_TRUE(undo.find(kTree, "", Snapshot{3}, v));
+  EXPECT_TRUE(v.present);
+  EXPECT_EQ(v.flags, 0x42);
+  EXPECT_EQ(v.begin, 2u);
+  EXPECT_EQ(v.value, "");
+  EXPECT_EQ(seen(undo, "", 5), "ghost");
+}
+
+// Written at 10, deleted at 20 (leaves a ghost), inserted again at 30, updated at 40. The insert
+// over the ghost pushes nothing: the gap [20, 30) reads as absent (C9).
+TEST(Undo, DeleteAndReinsertUnderThreeSnapshots) {
+  Undo undo(1 << 20);
+  Snapshots snapshots;
+  const auto begin = [&](Lsn w) { return snapshots.begin([w] { return w; }); };
+  const auto gc = [&] { return undo.gc(snapshots.horizon(50), kAll); };
+  Snapshots::Live s15 = begin(15), s25 = begin(25), s35 = begin(35);
+  undo.push(kTree, "k", 10, 20, value("first"));
+  undo.push(kTree, "k", 30, 40, value("second"));
+  const auto all = [&] {
+    return seen(undo, "k", 15) + " " + seen(undo, "k", 25) + " " + seen(undo, "k", 35);
+  };
+  EXPECT_EQ(all(), "first - second");
+  EXPECT_EQ(gc(), 0u);
+  s15.end();
+  EXPECT_EQ(gc(), 1u);
+  EXPECT_EQ(all(), "- - second");
+  s25.end();
+  EXPECT_EQ(gc(), 0u);
+  EXPECT_EQ(all(), "- - second");
+  s35.end();
+  EXPECT_EQ(gc(), 1u);
+  EXPECT_EQ(undo.counters().entries, 0u);
+}
+
+TEST(Undo, GcKeepsWhatTheNextReadOnlySnapshotNeeds) {
+  // Applied is 30, durable 15: no snapshot is live, but the next read-only one will read at 15.
+  Undo undo(1 << 20);
+  Snapshots snapshots;
+  undo.push(kTree, "k", 10, 20, value("a"));
+  undo.push(kTree, "k", 20, 30, value("b"));
+  EXPECT_EQ(undo.gc(snapshots.horizon(15), kAll), 0u);
+  const Snapshots::Live reader = snapshots.begin([] { return Lsn{15}; });
+  EXPECT_EQ(undo.gc(snapshots.horizon(30), kAll), 0u);
+  EXPECT_EQ(seen(undo, "k", 15), "a");
+}
+
+TEST(Undo, GcIsBoundedPerCallAndReachesEveryShard) {
+  Undo undo(1 << 20);
+  for (int i = 0; i < 1000; ++i) undo.push(kTree, std::to_string(i), 1, 2, value("x"));
+  std::size_t calls = 0;
+  for (std::size_t left = 1000; left > 0; ++calls) {
+    const std::size_t n = undo.gc(2, 64);
+    ASSERT_GT(n, 0u);
+    ASSERT_LE(n, 64u);
+    left -= n;
+  }
+  EXPECT_GE(calls, 16u);
+  EXPECT_EQ(undo.counters().entries, 0u);
+  EXPECT_EQ(undo.counters().bytes, 0u);
+}
+
+TEST(Undo, PushesAloneKeepMemoryFlatBehindAMovingHorizon) {
+  Undo undo(1 << 20);
+  std::uint64_t most = 0;
+  for (Lsn lsn = 1; lsn < 100'000; ++lsn) {
+    undo.push(kTree, std::to_string(lsn % 1000), lsn, lsn + 1, value(std::string(100, 'x')));
+    if (lsn % 100 == 0) (void)undo.gc(lsn - 50, 0);
+    most = std::max(most, undo.counters().entries);
+  }
+  EXPECT_LT(most, 2000u);
+  EXPECT_LT(undo.counters().block_bytes, 8u << 20);
+}
+
+TEST(Undo, CountsBytesAgainstTheBudget) {
+  Undo undo(1 << 20);
+  EXPECT_FALSE(undo.over_budget());
+  const std::string big(4000, 'x');
+  for (Lsn i = 1; i < 500; ++i) undo.push(kTree, std::to_string(i), i, i + 1, value(big));
+  EXPECT_TRUE(undo.over_budget());
+  EXPECT_GE(undo.counters().bytes, 499u * 4000);
+  while (undo.gc(1000, 64) != 0) {
+  }
+  EXPECT_FALSE(undo.over_budget());
+  EXPECT_EQ(undo.counters().bytes, 0u);
+}
+
+TEST(Undo, TakesImagesLargerThanABlock) {
+  Undo undo(1 << 20);
+  for (Lsn i = 1; i < 20; ++i)
+    undo.push(kTree, "k", i, i + 1, value(std::string(i * 9000, static_cast<char>('a' + i))));
+  for (Lsn i = 1; i < 20; ++i)
+    EXPECT_EQ(seen(undo, "k", i), std::string(i * 9000, static_cast<char>('a' + i)));
+  EXPECT_EQ(undo.gc(10, kAll), 9u);
+  EXPECT_EQ(seen(undo, "k", 9), "-");
+  EXPECT_EQ(seen(undo, "k", 10).size(), 90'000u);
+  EXPECT_EQ(undo.gc(100, kAll), 10u);
+  EXPECT_EQ(undo.counters().bytes, 0u);
+}
+
+// Random pushes with gaps, finds and collections against the plain list of intervals.
+TEST(Undo, AgreesWithAListOfIntervals) {
+  const char* given = std::getenv("KESSAI_SEED");
+  const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 20261;
+  SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed));
+  io::SeededRandom random(seed);
+  struct Interval {
+    std::string key;
+    Lsn begin, end;
+    std::string value;
+  };
+  Undo undo(1 << 20);
+  std::vector<Interval> all;
+  Lsn now = 1, horizon = 0;
+  for (int step = 0; step < 30'000; ++step) {
+    const std::string key = std::to_string(random.below(40));
+    const auto dice = random.below(10);
+    if (dice < 4) {
+      Lsn last = 0;
+      for (const Interval& i : all)
+        if (i.key == key) last = std::max(last, i.end);
+      const Lsn begin = last + random.below(now - last + 1);
+      const Lsn end = std::max(begin, now) + 1;
+      now = end;
+      const std::string bytes(random.below(300), static_cast<char>('a' + end % 26));
+      undo.push(kTree, key, begin, end, value(bytes));
+      all.push_back({key, begin, end, bytes});
+    } else if (dice < 9) {
+      const Lsn w = horizon + random.below(now - horizon + 1);
+      std::string want = "-";
+      for (const Interval& i : all)
+        if (i.key == key && i.begin <= w && w < i.end) want = i.value;
+      ASSERT_EQ(seen(undo, key, w), want) << "key " << key << " at " << w << " step " << step;
+    } else {
+      horizon = std::max(horizon, now > 60 ? now - 20 - random.below(40) : 0);
+      (void)undo.gc(horizon, random.below(30));
+      std::erase_if(all, [&](const Interval& i) { return i.end + 200 < horizon; });
+    }
+  }
+  while (undo.gc(now, 100) != 0) {
+  }
+  EXPECT_EQ(undo.counters().entries, 0u);
+}
+
+}  // namespace
+}  // namespace kessai::mvcc
