@@ -99,8 +99,8 @@ def everywhere(path):
     return True
 
 
-def outside_io(path):
-    return not path.startswith("io/")
+def waiting(path):
+    return not path.startswith(("io/", "bench/"))  # a benchmark's window is wall time
 
 
 def seamed(path):
@@ -109,13 +109,13 @@ def seamed(path):
 
 # (where, pattern on code without comments and string contents, what to use instead)
 BANNED = [
-    (everywhere, r"(?<![\w.>])(?<!\w::)(?:std::)?s?rand(?:om)?\(", "io::Random, or io::SeededRandom from a printed seed"),
+    (everywhere, r"(?<![\w.>])(?<!\w::)(?:std::)?(?:s?rand\(|s?random\(\))", "io::Random, or io::SeededRandom from a printed seed"),
     (everywhere, r"\bv?sprintf\(", "snprintf, or fmt in tools"),
     (everywhere, r"\b(?:strcpy|strcat|strtok|gets)\(", "std::string or a span with its length"),
     (everywhere, r"\b(?:atoi|atol|atoll|atof)\(", "std::from_chars"),
     (everywhere, r"\bno_sanitize\b", "fix the finding: sanitizers run without suppressions"),
     (everywhere, r"\bDISABLED_\w+", "fix or delete the test"),
-    (outside_io, r"\b(?:sleep_for|sleep_until|usleep|nanosleep)\(|(?<![\w.:>])sleep\(",
+    (waiting, r"\b(?:sleep_for|sleep_until|usleep|nanosleep)\(|(?<![\w.:>])sleep\(",
      "wait for the event itself (io::CondVar), or move an io::VirtualClock"),
     (seamed, r"\bstd::(?:j?thread|this_thread)\b|\bpthread_\w+", "io::Thread, io::yield_thread (io/sync.hpp)"),
     (seamed, r"\bstd::(?:recursive_|timed_|recursive_timed_|shared_|shared_timed_)?mutex\b", "io::Mutex (io/sync.hpp)"),
@@ -186,15 +186,21 @@ def check_dead(tree):
         for line, page in hits(r"(?<![\w/])docs/[\w/-]+\.md\b", text):
             if page not in tree.files and not path.startswith("tests/tidy/"):
                 yield path, line, f"{page} does not exist"
-    lists = {os.path.dirname(p): t for p, t in tree.files.items() if p.endswith("CMakeLists.txt")}
+    built = set()  # patterns of paths; ${name}_engine.cc stands for any name
+    for path, text in tree.files.items():
+        if path.endswith("CMakeLists.txt"):
+            folder = os.path.dirname(path)
+            for _, source in hits(r"[\w./${}-]+\.cc?\b", text):
+                source = re.sub(r"^\$\{(?:PROJECT|CMAKE)_SOURCE_DIR\}/", "/", source)
+                source = os.path.normpath(source[1:] if source[0] == "/" else os.path.join(folder, source))
+                built.add(re.sub(r"\\\$\\\{\w+\\\}", r"\\w+", re.escape(source)))
     code = tree.code()
     for path in tree.files:
         name, folder = os.path.basename(path), os.path.dirname(path)
         if "/" not in path or name == "CMakeLists.txt" or path.startswith((".ci/", "docs/")):
             continue
         if path.endswith((".cc", ".c")):
-            if not any(re.search(rf"(?<![\w-]){re.escape(path[len(d) + 1 if d else 0:])}", t)
-                       for d, t in lists.items() if not d or path.startswith(d + "/")):
+            if not any(re.fullmatch(pattern, path) for pattern in built):
                 yield path, 1, "in no CMakeLists.txt: build it or delete it"
         elif path.endswith((".hpp", ".h")):
             if not is_public(path) and not any(f'"{path}"' in t for p, t in code.items() if p != path):
