@@ -41,6 +41,9 @@
 
 namespace kessai::btree {
 
+class Node;
+class LeafSplit;
+
 enum class PageType : std::uint8_t {
   free = 0,
   leaf = 1,
@@ -153,11 +156,7 @@ class NodeView {
   [[nodiscard]] Lsn max_ts() const noexcept { return u64(64); }
   /// Records of a leaf, separators of an inner node (it has one child more). Never more than a
   /// page of that type can hold.
-  [[nodiscard]] unsigned count() const noexcept {
-    const unsigned n = u16(72);
-    const unsigned most = is_leaf() ? kMaxLeafCount : kMaxInnerCount;
-    return n < most ? n : most;
-  }
+  [[nodiscard]] unsigned count() const noexcept { return counted(is_leaf()); }
 
   /// Leaf: the first slot whose key is >= `key`; `exact` when equal. The key must be covered.
   [[nodiscard]] unsigned lower_bound(std::string_view key, bool& exact) const noexcept;
@@ -166,7 +165,7 @@ class NodeView {
   /// Child `i` of an inner node, i in 0..count; kNoPage when out of range.
   [[nodiscard]] PageId child(unsigned i) const noexcept;
   /// Inner: full separator `i`, which is the low fence of child i+1.
-  void copy_separator(unsigned i, std::string& out) const { copy_key(i, out); }
+  void copy_separator(unsigned i, std::string& out) const;
 
   /// The record in `slot`; false when there is none (or the page is changing).
   [[nodiscard]] bool leaf_at(unsigned slot, LeafHit& hit) const noexcept;
@@ -218,6 +217,7 @@ class NodeView {
 
  protected:
   friend class Node;
+  friend class LeafSplit;
   static constexpr std::uint16_t kInfinite = 0xffff;
 
   struct Range {  // a byte range inside the page, whatever the page says
@@ -248,7 +248,16 @@ class NodeView {
     const std::size_t p = u16(78);
     return p <= key.size() ? key.substr(p) : std::string_view{};
   }
+  /// count() for a page taken to be a leaf or an inner node.
+  [[nodiscard]] unsigned counted(bool leaf) const noexcept {
+    const unsigned n = u16(72);
+    const unsigned most = leaf ? kMaxLeafCount : kMaxInnerCount;
+    return n < most ? n : most;
+  }
   [[nodiscard]] static unsigned head_at(unsigned i) noexcept { return kNodeHeader + 4 * i; }
+  [[nodiscard]] static unsigned child_at(unsigned count, unsigned i) noexcept {
+    return kNodeHeader + 4 * count + 4 * i;
+  }
   /// Offset of {off, klen} of slot i, given the (clamped) count.
   [[nodiscard]] static unsigned slot_at(bool leaf, unsigned count, unsigned i) noexcept {
     return static_cast<unsigned>(kNodeHeader) + (leaf ? 4 : 8) * count + 4 * i;
@@ -258,9 +267,18 @@ class NodeView {
     return {w & static_cast<unsigned>(kPageSize - 8), w >> 16};
   }
   [[nodiscard]] std::size_t free_bytes() const noexcept;
+  [[nodiscard]] std::size_t suffix_length(std::size_t klen) const noexcept;
+  /// Heap bytes of slot i on a valid page.
+  [[nodiscard]] std::size_t record_bytes(bool leaf, unsigned count, unsigned i) const noexcept;
+  /// Into `out`, which holds kMaxKey bytes; returns the length.
+  std::size_t copy_key(bool leaf, unsigned i, char* out) const noexcept;
+
+  [[nodiscard]] unsigned search_heads(unsigned lo, unsigned hi, std::uint32_t head) const noexcept;
+  [[nodiscard]] unsigned search_hinted(unsigned count, std::uint32_t head) const noexcept;
+  template <bool kLeaf>
+  [[nodiscard]] int compare_slot(unsigned count, unsigned i, std::string_view key) const noexcept;
   template <bool kLeaf>
   [[nodiscard]] unsigned search(std::string_view key, bool& exact) const noexcept;
-  [[nodiscard]] unsigned search_heads(unsigned count, std::uint32_t head) const noexcept;
 
   const std::byte* p_;
 };
@@ -316,11 +334,18 @@ class Node : public NodeView {
   }
 
   friend class NodeView;
-  unsigned allocate(std::size_t bytes);
+  [[nodiscard]] std::size_t contiguous() const noexcept;
+  unsigned allocate(std::size_t bytes) noexcept;
   void release(unsigned off, std::size_t bytes) noexcept;
+  void compact_without(unsigned dropped);
   void open_slot(bool leaf, unsigned i) noexcept;
   void close_slot(bool leaf, unsigned i) noexcept;
-  void update_hints(unsigned from) noexcept;
+  void set_slot(bool leaf, unsigned i, std::string_view suffix, unsigned off) noexcept;
+  void update_hints(unsigned old_count, unsigned from) noexcept;
+  void write_record(unsigned off, std::string_view suffix, std::uint64_t tag,
+                    std::string_view value) noexcept;
+  void write_value(unsigned off, std::size_t klen, std::uint64_t tag,
+                   std::string_view value) noexcept;
   void append_from(NodeView source, unsigned begin, unsigned end);
 };
 
