@@ -111,13 +111,14 @@ class Engine {
   virtual void close() = 0;
 };
 
-/// The engines of this build, kessai first.
+/// The engines of this build that run by default, kessai first.
 std::vector<std::string> engine_names();
-/// nullptr when this build has no such engine.
+/// By name, also those that do not run by default; nullptr when this build has no such engine.
 std::unique_ptr<Engine> make_engine(std::string_view name);
 
 std::unique_ptr<Engine> make_kessai_engine();
 std::unique_ptr<Engine> make_lmdb_engine();
+std::unique_ptr<Engine> make_lmdb_writemap_engine();
 std::unique_ptr<Engine> make_rocksdb_engine();
 std::unique_ptr<Engine> make_leveldb_engine();
 std::unique_ptr<Engine> make_sqlite_engine();

@@ -333,7 +333,7 @@ class Bench {
 };
 
 std::string version_text() {
-  std::string text = "kvbench";
+  std::string text = "kvbench " KVBENCH_VERSION;
   for (const std::string& name : engine_names())
     text += fmt::format("\n{} {}", name, make_engine(name)->version());
   return text;

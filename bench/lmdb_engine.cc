@@ -100,7 +100,8 @@ class LmdbSnapshot final : public Snapshot {
 
 class LmdbEngine final : public Engine {
  public:
-  std::string name() const override { return "lmdb"; }
+  explicit LmdbEngine(bool write_map) : write_map_(write_map) {}
+  std::string name() const override { return write_map_ ? "lmdb_writemap" : "lmdb"; }
   std::string version() const override {
     int major, minor, patch;
     mdb_version(&major, &minor, &patch);
@@ -112,6 +113,7 @@ class LmdbEngine final : public Engine {
     check(mdb_env_set_maxreaders(env_.env, options.threads + 16), "maxreaders");
     unsigned flags = MDB_NOTLS;
     if (!options.durable) flags |= MDB_NOSYNC;
+    if (write_map_) flags |= MDB_WRITEMAP;
     if (options.access == Access::random) flags |= MDB_NORDAHEAD;
     check(mdb_env_open(env_.env, dir.c_str(), flags, 0600), "open");
     MDB_txn* txn = nullptr;
@@ -141,10 +143,12 @@ class LmdbEngine final : public Engine {
 
  private:
   Env env_;
+  bool write_map_;
 };
 
 }  // namespace
 
-std::unique_ptr<Engine> make_lmdb_engine() { return std::make_unique<LmdbEngine>(); }
+std::unique_ptr<Engine> make_lmdb_engine() { return std::make_unique<LmdbEngine>(false); }
+std::unique_ptr<Engine> make_lmdb_writemap_engine() { return std::make_unique<LmdbEngine>(true); }
 
 }  // namespace kessai::bench
