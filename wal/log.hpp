@@ -70,6 +70,9 @@ struct LogOptions {
   std::uint64_t ring_bytes = 8u << 20;     ///< record bytes buffered in memory; power of two
   std::uint32_t max_frame_bytes = 1u << 20;
   std::uint64_t flush_interval_ns = 10'000'000;
+  /// Called by reserve(), outside all locks, when the cap or the file system leaves no segment: runs a
+  /// checkpoint inline (Env::background false) or nudges the checkpointer. May call recycle_below().
+  std::function<void()> on_log_full;
 };
 
 inline constexpr std::uint64_t kWindow = 16u << 20;  ///< W of I9, in LSN bytes; >= ring_bytes
@@ -123,6 +126,7 @@ class Log {
   };
   struct Counters {
     std::uint64_t record_bytes = 0, frame_bytes = 0, flushes = 0, flush_waits = 0;
+    std::uint64_t space_waits = 0, segments = 0;  ///< waits for log space; segments begun
   };
 
   /// A fresh log in an empty directory: first segments zero-filled, generation 1 header durable.
@@ -136,7 +140,9 @@ class Log {
                                                           const LogEnd& end, Lsn keep_from);
   virtual ~Log() = default;
 
-  /// Reserves `bytes` (<= kMaxRecord) of log with all the space it needs. May wait for ring or
+  /// Longest record that reserve() takes: kMaxRecord, less when segments are very small.
+  [[nodiscard]] virtual std::size_t max_record() const noexcept = 0;
+  /// Reserves `bytes` (<= max_record()) of log with all the space it needs. May wait for ring or
   /// segment space (bounded; named wait); `disk_full` when the file system is full or the cap
   /// `wal_limit` is reached and nothing recycles it; `poisoned`. Never call under a latch (I11).
   [[nodiscard]] virtual Result<Reservation> reserve(std::size_t bytes) = 0;
