@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "mvcc/snapshots.hpp"
 
-#include <algorithm>
-
 #include "io/check.hpp"
 
 namespace kessai::mvcc {
@@ -39,7 +37,7 @@ Snapshots::Block* Snapshots::grow(Block& last) {
 }
 
 template <class Fn>
-void Snapshots::for_each(Fn&& fn) const noexcept {
+void Snapshots::for_each(Fn&& fn) const {
   for (const Block* b = &first_; b != nullptr; b = b->next.load()) {
     const unsigned used = b->used.load();
     for (unsigned i = 0; i < used; ++i) {
@@ -49,15 +47,36 @@ void Snapshots::for_each(Fn&& fn) const noexcept {
   }
 }
 
+namespace {
+Lsn raise(std::atomic<Lsn>& word, Lsn to) noexcept {
+  Lsn now = word.load();
+  while (now < to && !word.compare_exchange_weak(now, to)) {
+  }
+  return std::max(now, to);
+}
+}  // namespace
+
 Lsn Snapshots::horizon(Lsn read_only_bound) noexcept {
+  raise(last_bound_, read_only_bound);
   Lsn h = read_only_bound;
   for_each([&](const Slot&, std::uint64_t word) {
     if ((word & kKilled) == 0) h = std::min(h, lsn_of(word));
   });
-  Lsn last = last_horizon_.load();
-  while (last < h && !last_horizon_.compare_exchange_weak(last, h)) {
-  }
-  return std::max(h, last);
+  return raise(last_horizon_, h);
+}
+
+InUse Snapshots::in_use(Lsn read_only_bound) {
+  raise(last_bound_, read_only_bound);
+  InUse result{.points = {}, .bound = read_only_bound};
+  for_each([&](const Slot&, std::uint64_t word) {
+    if ((word & kRaising) != 0) {
+      result.bound = std::min(result.bound, lsn_of(word));  // its W is anything from there on
+    } else if ((word & kKilled) == 0) {
+      result.points.push_back(lsn_of(word));
+    }
+  });
+  std::sort(result.points.begin(), result.points.end());
+  return result;
 }
 
 std::optional<Lsn> Snapshots::oldest() const noexcept {

@@ -12,7 +12,9 @@
 // are <= W. Or H2 reads an older value of that slot; then H2 comes before B1 in the single total
 // order, so H1 before B2, so R <= W because watermarks only grow. Or H2 reads a newer value; then
 // the snapshot has ended. A slot's past and future users do not matter, so there is no ABA case.
-// The bound of B1 is an earlier result of horizon(), so results may be reported as never falling.
+// The bound of B1 is the R of an earlier scan, which is <= W for the same reason.
+//
+// in_use() answers more finely: which intervals of versions nobody can look into.
 //
 // Killing (I14): the killer sets the flag in the slot, then takes a horizon, which skips killed
 // slots, then frees. A reader tests killed() after each look-up. What it missed because it had been
@@ -23,11 +25,12 @@
 // Waits: none. A full table grows by another block of slots (under a mutex), so begin never fails.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "io/mutant.hpp"
 #include "io/sync.hpp"
@@ -42,6 +45,18 @@ struct Snapshot {
   [[nodiscard]] bool sees(Lsn commit) const noexcept { return commit <= w; }
   /// Everything at or below is seen: a leaf with max_ts <= low() needs no look at its tags.
   [[nodiscard]] Lsn low() const noexcept { return w; }
+};
+
+/// Where snapshots can look: at `points`, and anywhere at or above `bound`.
+struct InUse {
+  std::vector<Lsn> points;  ///< sorted; W of live snapshots below `bound`
+  Lsn bound = 0;
+  /// True when no snapshot, present or future, is in [begin, end).
+  [[nodiscard]] bool misses(Lsn begin, Lsn end) const noexcept {
+    if (end > bound) return false;
+    const auto next = std::lower_bound(points.begin(), points.end(), begin);
+    return next == points.end() || *next >= end;
+  }
 };
 
 class Snapshots {
@@ -91,7 +106,7 @@ class Snapshots {
   [[nodiscard]] Live begin(Load&& load) {
     const Lsn bound = KESSAI_MUTANT(snapshot_published_late)
                           ? kMaxLsn
-                          : last_horizon_.load(std::memory_order_acquire);
+                          : last_bound_.load(std::memory_order_acquire);
     Live live;
     live.slot_ = claim(pack(bound) | kRaising);
     live.snapshot_.w = load();
@@ -102,6 +117,8 @@ class Snapshots {
   /// `read_only_bound`: the W of a read-only snapshot begun now, loaded seq_cst before the call.
   /// Killed snapshots do not count. Never falls.
   [[nodiscard]] Lsn horizon(Lsn read_only_bound) noexcept;
+  /// The horizon in detail, for interval collection; the same rule for the argument.
+  [[nodiscard]] InUse in_use(Lsn read_only_bound);
 
   /// W of the oldest live snapshot that is not killed.
   [[nodiscard]] std::optional<Lsn> oldest() const noexcept;
@@ -131,10 +148,11 @@ class Snapshots {
   Slot* claim(std::uint64_t word);
   Block* grow(Block& last);
   template <class Fn>
-  void for_each(Fn&& fn) const noexcept;
+  void for_each(Fn&& fn) const;
 
   Block first_;
   std::atomic<Lsn> last_horizon_{0};  // only grows; <= every live and future snapshot
+  std::atomic<Lsn> last_bound_{0};    // only grows; <= every future snapshot
   io::Mutex grow_mutex_;
 };
 

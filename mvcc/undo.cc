@@ -24,6 +24,7 @@ struct Undo::Entry {
   std::uint32_t value_bytes;
   std::uint8_t flags;
   bool present;
+  bool dead;  // unlinked, its bytes not yet given back
 
   [[nodiscard]] const char* bytes() const noexcept {
     return reinterpret_cast<const char*>(this) + sizeof(Entry);
@@ -39,8 +40,12 @@ struct Undo::Block {
   std::size_t capacity = 0;  // of data
   std::size_t head = 0;      // entries before were dropped
   std::size_t tail = 0;      // free from here
+  std::size_t live = 0;      // bytes of entries that are not dead
 
   [[nodiscard]] std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
+  [[nodiscard]] Entry* at(std::size_t offset) noexcept {
+    return reinterpret_cast<Entry*>(data() + offset);
+  }
   static Block* make(std::size_t entry_size) {
     const std::size_t capacity = std::max(kBytes - sizeof(Block), entry_size);
     auto* block = new (::operator new(sizeof(Block) + capacity)) Block;
@@ -76,10 +81,10 @@ struct alignas(64) Undo::Shard {
     if (e->older != nullptr) e->older->newer = e->newer;
   }
 
-  [[nodiscard]] Entry* oldest() KESSAI_REQUIRES(mutex) {
-    return count.load(std::memory_order_relaxed) == 0
-               ? nullptr
-               : reinterpret_cast<Entry*>(first->data() + first->head);
+  /// Puts `moved` (a copy) in the chain in place of `e`.
+  void relink(Entry* e, Entry* moved) KESSAI_REQUIRES(mutex) {
+    (e->newer != nullptr ? e->newer->older : bucket(e->hash)) = moved;
+    if (e->older != nullptr) e->older->newer = moved;
   }
 
   [[nodiscard]] void* allocate(std::size_t size) KESSAI_REQUIRES(mutex) {
@@ -88,45 +93,70 @@ struct alignas(64) Undo::Shard {
       counters.block_bytes += sizeof(Block) + block->capacity;
       (last != nullptr ? last->next : first) = block;
       last = block;
-      if (first != last && first->head == first->tail) release_first();  // was empty but too small
     }
+    last->live += size;
     return last->data() + std::exchange(last->tail, last->tail + size);
   }
 
-  void release_first() KESSAI_REQUIRES(mutex) {
-    Block* block = std::exchange(first, first->next);
-    if (first == nullptr) last = nullptr;
+  void free_block(Block* block, Block* before) KESSAI_REQUIRES(mutex) {
+    (before != nullptr ? before->next : first) = block->next;
+    if (block == last) last = before;
     counters.block_bytes -= sizeof(Block) + block->capacity;
     Block::free(block);
   }
 
-  /// Takes the oldest entry out. A shard that falls empty keeps its last block for the next push.
-  std::uint32_t drop_oldest() KESSAI_REQUIRES(mutex) {
-    Entry* e = oldest();
-    const std::uint32_t size = e->size;
-    unlink(e);
-    first->head += size;
-    if (first->head == first->tail) {
-      if (first == last && first->capacity + sizeof(Block) == Block::kBytes)
+  /// First of the FIFO; gives back the blocks that are through. A shard that falls empty keeps its
+  /// last block, unless that is an oversized one, for the next push.
+  [[nodiscard]] Entry* oldest() KESSAI_REQUIRES(mutex) {
+    while (first != nullptr) {
+      if (first->live != 0) {
+        while (first->at(first->head)->dead) first->head += first->at(first->head)->size;
+        return first->at(first->head);
+      }
+      if (first == last && first->capacity + sizeof(Block) == Block::kBytes) {
         first->head = first->tail = 0;
-      else
-        release_first();
+        return nullptr;
+      }
+      free_block(first, nullptr);
     }
-    return size;
+    return nullptr;
   }
 
-  // Doubles the buckets; relinking from oldest to newest keeps the chains in push order.
+  void kill(Entry* e, Block* block) KESSAI_REQUIRES(mutex) {
+    unlink(e);
+    e->dead = true;
+    block->live -= e->size;
+    // Release: pairs with the acquire load of find; who sees the shard empty sees why.
+    count.store(count.load(std::memory_order_relaxed) - 1, std::memory_order_release);
+    ++counters.dropped;
+  }
+
+  // Copies the entries that are left in a thin block to the end, so that it can be freed. They
+  // then stand behind younger ones in the FIFO, but not in their chain.
+  void move_out(Block* block) KESSAI_REQUIRES(mutex) {
+    for (std::size_t at = block->head; at < block->tail; at += block->at(at)->size) {
+      Entry* e = block->at(at);
+      if (e->dead) continue;
+      void* to = allocate(e->size);
+      std::memcpy(to, e, e->size);
+      relink(e, static_cast<Entry*>(to));
+      block->live -= e->size;
+      e->dead = true;
+    }
+  }
+
+  // Doubles the buckets. Each chain moves from its oldest entry on, which keeps the order.
   void grow() KESSAI_REQUIRES(mutex) {
-    const std::size_t n = buckets == nullptr ? 16 : (std::size_t{bucket_mask} + 1) * 2;
-    counters.block_bytes += (n - (buckets == nullptr ? 0 : n / 2)) * sizeof(Entry*);
-    buckets = std::make_unique<Entry*[]>(n);
+    const std::size_t old_n = buckets == nullptr ? 0 : std::size_t{bucket_mask} + 1;
+    const std::size_t n = std::max<std::size_t>(16, old_n * 2);
+    counters.block_bytes += (n - old_n) * sizeof(Entry*);
+    const auto old = std::exchange(buckets, std::make_unique<Entry*[]>(n));
     bucket_mask = static_cast<std::uint32_t>(n - 1);
-    for (Block* b = first; b != nullptr; b = b->next)
-      for (std::size_t at = b->head; at < b->tail;) {
-        auto* e = reinterpret_cast<Entry*>(b->data() + at);
-        at += e->size;
-        link(e);
-      }
+    for (std::size_t i = 0; i < old_n; ++i) {
+      Entry* e = old[i];
+      while (e != nullptr && e->older != nullptr) e = e->older;
+      while (e != nullptr) link(std::exchange(e, e->newer));
+    }
   }
 };
 
@@ -135,7 +165,7 @@ Undo::Undo(std::uint64_t budget) : budget_(budget), shards_(new Shard[kShards]) 
 Undo::~Undo() {
   for (std::size_t i = 0; i < kShards; ++i) {
     io::MutexLock lock(shards_[i].mutex);
-    while (shards_[i].first != nullptr) shards_[i].release_first();
+    while (shards_[i].first != nullptr) shards_[i].free_block(shards_[i].first, nullptr);
   }
 }
 
@@ -155,12 +185,12 @@ std::size_t Undo::drop_expired(Shard& shard, Lsn horizon, std::size_t limit)
   std::int64_t bytes = 0;
   for (Entry* e; dropped < limit && (e = shard.oldest()) != nullptr; ++dropped) {
     if ((KESSAI_MUTANT(undo_gc_by_begin) ? e->begin : e->end) > horizon) break;
-    bytes += shard.drop_oldest();
-    shard.count.store(shard.count.load(std::memory_order_relaxed) - 1, std::memory_order_release);
+    bytes += e->size;
+    shard.kill(e, shard.first);
   }
   if (dropped != 0) {
+    (void)shard.oldest();
     report(shard, -bytes);
-    shard.counters.dropped += dropped;
   }
   return dropped;
 }
@@ -186,7 +216,8 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
             .key_bytes = static_cast<std::uint32_t>(key.size()),
             .value_bytes = static_cast<std::uint32_t>(before.value.size()),
             .flags = before.flags,
-            .present = before.present};
+            .present = before.present,
+            .dead = false};
   char* bytes = reinterpret_cast<char*>(e + 1);
   if (!key.empty()) std::memcpy(bytes, key.data(), key.size());
   if (!before.value.empty())
@@ -202,7 +233,7 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
   Shard& shard = shard_of(hash);
   if (shard.count.load(std::memory_order_acquire) == 0) return false;
   io::MutexLock lock(shard.mutex);
-  if (shard.buckets == nullptr) return false;
+  if (shard.count.load(std::memory_order_relaxed) == 0) return false;
   std::uint64_t walk = 0;
   const Entry* found = nullptr;
   for (const Entry* e = shard.bucket(hash); e != nullptr; e = e->older) {
@@ -234,6 +265,43 @@ std::size_t Undo::gc(Lsn horizon, std::size_t limit) {
     if (shards_[i].count.load(std::memory_order_relaxed) == 0) continue;
     io::MutexLock lock(shards_[i].mutex);
     dropped += drop_expired(shards_[i], horizon, limit - dropped);
+  }
+  return dropped;
+}
+
+std::size_t Undo::sweep(Shard& shard, const InUse& in_use) KESSAI_REQUIRES(shard.mutex) {
+  std::size_t dropped = 0;
+  std::int64_t bytes = 0;
+  // Not past the block that is the last now: later ones hold what this sweep moves out.
+  Block* before = nullptr;
+  for (Block *block = shard.first, *end = shard.last, *next; block != nullptr; block = next) {
+    next = block == end ? nullptr : block->next;
+    for (std::size_t at = block->head; at < block->tail; at += block->at(at)->size) {
+      Entry* e = block->at(at);
+      if (e->dead || !in_use.misses(e->begin, e->end)) continue;
+      bytes += e->size;
+      ++dropped;
+      shard.kill(e, block);
+    }
+    if (block == shard.last) break;
+    if (block->live * 4 < block->tail) shard.move_out(block);
+    if (block->live == 0)
+      shard.free_block(block, before);
+    else
+      before = block;
+  }
+  (void)shard.oldest();
+  report(shard, -bytes);
+  return dropped;
+}
+
+std::size_t Undo::gc_intervals(const InUse& in_use, std::size_t shards) {
+  std::size_t dropped = 0;
+  for (std::size_t n = 0; n < std::min(shards, kShards); ++n) {
+    const std::size_t i = sweep_cursor_.fetch_add(1, std::memory_order_relaxed) % kShards;
+    if (shards_[i].count.load(std::memory_order_relaxed) == 0) continue;
+    io::MutexLock lock(shards_[i].mutex);
+    dropped += sweep(shards_[i], in_use);
   }
   return dropped;
 }

@@ -15,9 +15,11 @@
 //   - `horizon` given to gc is a result of Snapshots::horizon.
 //
 // Entries live in a FIFO of blocks per shard and go in push order once end <= horizon; entries of
-// two commits that overlap may sit in either order, which only delays the younger. Each push frees
+// two commits that overlap may sit in either order, which only delays them. Each push frees
 // up to kGcPerPush entries of its shard, so without old snapshots the memory stays flat without
-// anybody's help; gc() does it for shards that nobody writes.
+// anybody's help; gc() does it for shards that nobody writes. gc_intervals() is for long readers
+// over hot rows: it also drops the versions between the snapshots, so that a row keeps about one
+// entry per snapshot however often it changes.
 //
 // Threads: any. Each shard has a mutex, held for one operation, leaf of the lock order. A find in
 // an empty shard is one load.
@@ -56,6 +58,7 @@ struct Version {
 
 class Undo {
  public:
+  static constexpr std::size_t kShards = 256;
   struct Counters {
     std::uint64_t entries = 0;      ///< now
     std::uint64_t bytes = 0;        ///< now, of entries
@@ -92,6 +95,10 @@ class Undo {
   /// Successive calls go round the shards. Returns how many went.
   std::size_t gc(Lsn horizon, std::size_t limit);
 
+  /// Drops every entry that no snapshot can look into, in the next `shards` shards. Costs a walk
+  /// over their entries: for when gc() does not get below the budget, or now and then.
+  std::size_t gc_intervals(const InUse& in_use, std::size_t shards = kShards);
+
   /// Exact to within 256 KiB.
   [[nodiscard]] bool over_budget() const noexcept { return bytes() > budget_; }
   [[nodiscard]] std::uint64_t bytes() const noexcept {
@@ -101,7 +108,6 @@ class Undo {
   [[nodiscard]] Counters counters() const;
 
  private:
-  static constexpr std::size_t kShards = 256;
   static constexpr std::size_t kGcPerPush = 2;
   static constexpr std::int64_t kReportBytes = 1024;
 
@@ -112,12 +118,14 @@ class Undo {
   [[nodiscard]] Shard& shard_of(std::uint64_t hash) const noexcept;
   void report(Shard& shard, std::int64_t delta);
   std::size_t drop_expired(Shard& shard, Lsn horizon, std::size_t limit);
+  std::size_t sweep(Shard& shard, const InUse& in_use);
 
   const std::uint64_t budget_;
   const std::unique_ptr<Shard[]> shards_;
-  std::atomic<std::int64_t> bytes_{0};     // sum of what the shards reported
-  std::atomic<Lsn> horizon_{0};            // largest given to gc; used by push
-  std::atomic<std::size_t> gc_cursor_{0};  // shard where the next gc starts
+  std::atomic<std::int64_t> bytes_{0};        // sum of what the shards reported
+  std::atomic<Lsn> horizon_{0};               // largest given to gc; used by push
+  std::atomic<std::size_t> gc_cursor_{0};     // shard where the next gc starts
+  std::atomic<std::size_t> sweep_cursor_{0};  // the same for gc_intervals
 };
 
 }  // namespace kessai::mvcc

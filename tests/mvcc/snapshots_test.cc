@@ -69,6 +69,33 @@ TEST_F(SnapshotsTest, HorizonNeverFalls) {
   EXPECT_EQ(snapshots_.horizon(15), 12u);
 }
 
+TEST_F(SnapshotsTest, InUseNamesTheGapsBetweenSnapshots) {
+  const Snapshots::Live a = snapshots_.begin(at(10));
+  const Snapshots::Live b = snapshots_.begin(at(20));
+  const InUse in_use = snapshots_.in_use(30);
+  EXPECT_TRUE(in_use.misses(1, 10));
+  EXPECT_FALSE(in_use.misses(1, 11));
+  EXPECT_FALSE(in_use.misses(10, 11));
+  EXPECT_TRUE(in_use.misses(11, 20));
+  EXPECT_FALSE(in_use.misses(11, 21));
+  EXPECT_TRUE(in_use.misses(21, 30));
+  EXPECT_FALSE(in_use.misses(21, 31));
+  EXPECT_EQ(snapshots_.kill_oldest(), 10u);
+  EXPECT_TRUE(snapshots_.in_use(30).misses(1, 20));
+}
+
+TEST_F(SnapshotsTest, InUseSparesWhatABeginningSnapshotMayTake) {
+  const Snapshots::Live old = snapshots_.begin(at(3));
+  EXPECT_EQ(snapshots_.horizon(8), 3u);
+  const Snapshots::Live live = snapshots_.begin([&] {
+    const InUse in_use = snapshots_.in_use(30);
+    EXPECT_TRUE(in_use.misses(4, 8));  // the bound of an earlier scan
+    EXPECT_FALSE(in_use.misses(9, 11));
+    return Lsn{10};
+  });
+  EXPECT_TRUE(snapshots_.in_use(30).misses(11, 30));
+}
+
 TEST_F(SnapshotsTest, KillTakesTheOldestAndFreesTheHorizon) {
   const Snapshots::Live old = snapshots_.begin(at(3));
   const Snapshots::Live young = snapshots_.begin(at(8));

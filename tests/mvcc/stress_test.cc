@@ -59,6 +59,7 @@ class Bank {
     if (dice % 4 != 0) durable_.store(std::max(durable_.load(), applied_.load()));
     if (dice % 64 == 0) (void)snapshots_.kill_oldest();
     (void)undo_.gc(snapshots_.horizon(read_only_bound()), 32);
+    if (dice % 16 == 1) (void)undo_.gc_intervals(snapshots_.in_use(read_only_bound()));
   }
 
   void expect_quiet() {
