@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The structure gate (I5b b, I6): every change of more than one page, or of the allocator, happens
+// inside it; a checkpoint's cut closes it for a few microseconds of pure CPU. Nobody inside waits
+// for I/O, frames, slots, log space or transaction locks (I11).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "io/sync.hpp"
+
+namespace kessai::btree {
+
+class Gate {
+ public:
+  class Pass {
+   public:
+    explicit Pass(Gate& g) noexcept : gate_(&g) { g.enter(); }
+    ~Pass() { leave(); }
+    Pass(const Pass&) = delete;
+    Pass& operator=(const Pass&) = delete;
+    void leave() noexcept {
+      if (gate_ != nullptr) gate_->inside_.fetch_sub(1, std::memory_order_seq_cst);
+      gate_ = nullptr;
+    }
+
+   private:
+    Gate* gate_;
+  };
+
+  /// Shuts the gate and waits until nobody is inside. One closer at a time.
+  void close() noexcept {
+    closed_.store(true, std::memory_order_seq_cst);
+    while (inside_.load(std::memory_order_seq_cst) != 0) io::yield_thread();
+  }
+  void open() noexcept { closed_.store(false, std::memory_order_seq_cst); }
+
+ private:
+  void enter() noexcept {
+    for (;;) {
+      // Announce, then look: the closer sets its flag, then counts (both seq_cst).
+      inside_.fetch_add(1, std::memory_order_seq_cst);
+      if (!closed_.load(std::memory_order_seq_cst)) return;
+      inside_.fetch_sub(1, std::memory_order_seq_cst);
+      while (closed_.load(std::memory_order_acquire)) io::yield_thread();
+    }
+  }
+
+  std::atomic<std::uint32_t> inside_{0};
+  std::atomic<bool> closed_{false};
+};
+
+}  // namespace kessai::btree
