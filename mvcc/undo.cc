@@ -35,7 +35,7 @@ struct Undo::Entry {
 };
 
 struct Undo::Block {
-  static constexpr std::size_t kBytes = 16 * 1024;
+  static constexpr std::size_t kBytes = 16'384;
   Block* next = nullptr;
   std::size_t capacity = 0;  // of data
   std::size_t head = 0;      // entries before were dropped
