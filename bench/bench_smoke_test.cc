@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bench/engine.hpp"
+#include "bench/report.hpp"
 #include "bench/workloads.hpp"
 
 namespace kessai::bench {
@@ -79,6 +80,37 @@ TEST(BenchSmoke, EveryWorkloadAndEngineGivesARow) {
   }
   EXPECT_TRUE(std::filesystem::is_empty(dir)) << "stores were left behind";
   std::filesystem::remove_all(dir);
+}
+
+// Goal: ratios come from medians, each against the right peer; what was not measured is not "met".
+TEST(BenchReport, FloorsAreRatiosOfMedians) {
+  const auto series = [](std::string engine, std::string workload, std::vector<double> rates) {
+    Series s;
+    s.engine = std::move(engine);
+    s.workload = std::move(workload);
+    for (const double r : rates) {
+      s.runs.push_back({{"ops_per_s", r}, {"cpu_us_per_op", 1e6 / r}, {"device_flush_us", 100.0}});
+    }
+    return s;
+  };
+  const auto floors = floors_of(
+      {series("kessai", "get_rand", {100, 400, 300}), series("lmdb", "get_rand", {150, 9, 999}),
+       series("kessai", "commit_durable", {7000}), series("rocksdb", "get_rand", {150})});
+  const auto value = [&](std::string_view name) {
+    for (const Floor& f : floors) {
+      if (f.name.starts_with(name)) return f;
+    }
+    return Floor{};
+  };
+  EXPECT_DOUBLE_EQ(value("get_rand, 1 thread: kessai / lmdb").value.value_or(0), 2.0);
+  EXPECT_TRUE(value("get_rand, 1 thread: kessai / lmdb").met());
+  EXPECT_DOUBLE_EQ(value("get_rand, 1 thread: kessai / lmdb").by_cpu.value_or(0), 2.0);
+  EXPECT_FALSE(value("get_rand, 1 thread: kessai / rocksdb").met());
+  EXPECT_DOUBLE_EQ(value("commit_durable, 1 thread").value.value_or(0),
+                   0.7);  // 7000/s against 100 us
+  EXPECT_FALSE(value("commit_durable, 1 thread").met());
+  EXPECT_FALSE(value("scan").value.has_value());
+  EXPECT_FALSE(value("scan").met());
 }
 
 TEST(BenchSmoke, UnknownNamesAreUsageErrors) {

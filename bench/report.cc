@@ -143,8 +143,13 @@ std::string line_of(const Series& s) {
 
 std::vector<Floor> floors_of(const std::vector<Series>& all) {
   const Measurements m(all);
-  const auto against = [&](const char* workload, const char* peer, unsigned threads) {
-    return ratio(m.median(workload, "kessai", threads), m.median(workload, peer, threads));
+  const auto versus = [&](const char* name, const char* workload, const char* peer_workload,
+                          const char* peer, unsigned threads, double limit) {
+    return Floor{
+        name, ratio(m.median(workload, "kessai", threads), m.median(peer_workload, peer, threads)),
+        limit,
+        ratio(m.median(peer_workload, peer, threads, "cpu_us_per_op"),
+              m.median(workload, "kessai", threads, "cpu_us_per_op"))};
   };
   const auto field = [](const nlohmann::json& run, const char* name) -> std::optional<double> {
     const auto it = run.find(name);
@@ -169,27 +174,29 @@ std::vector<Floor> floors_of(const std::vector<Series>& all) {
     if (const auto f = s.median("fresh_mib")) fresh = std::max(fresh.value_or(0), *f);
   }
   return {
-      {"get_rand, 1 thread: kessai / lmdb", against("get_rand", "lmdb", 1), 1.3},
-      {"get_rand, 1 thread: kessai / rocksdb", against("get_rand", "rocksdb", 1), 3.0},
-      {"scan: kessai / lmdb", against("scan", "lmdb", 1), 1.5},
-      {"multi_get kessai / get_rand lmdb",
-       ratio(m.median("multi_get", "kessai", 1), m.median("get_rand", "lmdb", 1)), 2.5},
-      {"commit_durable, 1 thread: kessai / raw write+flush", of_raw_flush, 0.8},
-      {"commit_durable, 64 threads: kessai / rocksdb", against("commit_durable", "rocksdb", 64),
-       1.5},
-      {"commit_durable, 64 threads: kessai / leveldb", against("commit_durable", "leveldb", 64),
-       1.0},
+      versus("get_rand, 1 thread: kessai / lmdb", "get_rand", "get_rand", "lmdb", 1, 1.3),
+      versus("get_rand, 1 thread: kessai / rocksdb", "get_rand", "get_rand", "rocksdb", 1, 3.0),
+      versus("scan: kessai / lmdb", "scan", "scan", "lmdb", 1, 1.5),
+      versus("multi_get kessai / get_rand lmdb", "multi_get", "get_rand", "lmdb", 1, 2.5),
+      {"commit_durable, 1 thread: kessai / raw write+flush", of_raw_flush, 0.8, {}},
+      versus("commit_durable, 64 threads: kessai / rocksdb", "commit_durable", "commit_durable",
+             "rocksdb", 64, 1.5),
+      versus("commit_durable, 64 threads: kessai / leveldb", "commit_durable", "commit_durable",
+             "leveldb", 64, 1.0),
       {"commit_ticket kessai / best commit_durable rocksdb",
-       ratio(m.best("commit_ticket", "kessai"), m.best("commit_durable", "rocksdb")), 5.0},
-      {"load_rand: kessai / lmdb without sync", against("load_rand", "lmdb", 1), 1.0},
-      {"load_seq: fill of kessai", m.median("load_seq", "kessai", 1, "fill"), 0.95},
-      {"cold_multi_get kessai / device at equal depth", of_device, 0.7},
+       ratio(m.best("commit_ticket", "kessai"), m.best("commit_durable", "rocksdb")),
+       5.0,
+       {}},
+      versus("load_rand: kessai / lmdb without sync", "load_rand", "load_rand", "lmdb", 1, 1.0),
+      {"load_seq: fill of kessai", m.median("load_seq", "kessai", 1, "fill"), 0.95, {}},
+      {"cold_multi_get kessai / device at equal depth", of_device, 0.7, {}},
       {"recovery: sqlite's reopen time / kessai's",
        ratio(m.median("recovery", "sqlite", 1, "reopen_s"),
              m.median("recovery", "kessai", 1, "reopen_s")),
-       1.0},
-      {"resident memory above the budget, MiB (worst workload)", over_budget, 64, false},
-      {"disk of a fresh store, MiB", fresh, 16, false},
+       1.0,
+       {}},
+      {"resident memory above the budget, MiB (worst workload)", over_budget, 64, {}, false},
+      {"disk of a fresh store, MiB", fresh, 16, {}, false},
   };
 }
 

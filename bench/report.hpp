@@ -37,6 +37,8 @@ struct Floor {
   std::string name;             ///< e.g. "get_rand kessai/lmdb"
   std::optional<double> value;  ///< nullopt: the rows it needs were not measured
   double limit = 0;
+  std::optional<double>
+      by_cpu;            ///< the same ratio in CPU time per operation: steadier on a busy machine
   bool at_least = true;  ///< false: the value must stay at or below the limit
   bool met() const { return value && (at_least ? *value >= limit : *value <= limit); }
 };
