@@ -137,9 +137,9 @@ class LeafSplit {
   }
 
   // No cut makes room at once (see SplitPoint): the one that leaves least beside the newcomer.
+  // (A record about to be replaced fits wherever the cut falls, as its neighbours are all present.)
   SplitPoint fallback() {
     const std::size_t mine = before_[slot_ + 1] - before_[slot_];
-    const std::size_t today = replace_ ? node_.record_bytes(true, n_, slot_) + kLeafSlot : 0;
     std::size_t least = ~std::size_t{0};
     unsigned best = 0;
     for (unsigned j = 1; j < items_; ++j) {
@@ -148,10 +148,8 @@ class LeafSplit {
       std::size_t right = fence + high_ + before_[items_] - before_[j];
       std::size_t& half = slot_ < j ? left : right;
       half -= mine;
-      const std::size_t beside = half;
-      half += today;
-      if (left > kNodeUsable || right > kNodeUsable || beside >= least) continue;
-      least = beside;
+      if (left > kNodeUsable || right > kNodeUsable || half >= least) continue;
+      least = half;
       best = j;
     }
     KESSAI_CHECK(best != 0);

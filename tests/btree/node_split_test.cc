@@ -220,12 +220,15 @@ TEST(NodeSplit, NeverNeedsMoreThanTwoCuts) {
   unsigned most = 0;
   for (unsigned round = 0; round < 1500; ++round) {
     Leaves leaves;
+    std::string again;
     for (unsigned step = 0; step < 14; ++step) {
       std::string key(random.one_in(3) ? random.below(kMaxKey) + 1 : kMaxKey - random.below(60),
                       random.one_in(5) ? 'a' : 'b');
       key.back() = static_cast<char>(random.word());
       if (random.one_in(5))
         key[key.size() - 1 - random.below(std::min<std::size_t>(key.size(), 80))] = 'c';
+      if (random.one_in(4)) key = again;  // a longer value, maybe
+      if (random.one_in(3)) again = key;
       const std::size_t vmax = kMaxInlineRecord - kRecordHeader - key.size();
       const std::size_t vlen = random.one_in(2) ? vmax : random.below(vmax + 1);
       ASSERT_NO_FATAL_FAILURE(leaves.put(key, make_tag(1, 0), std::string(vlen, 'v')));
