@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "tools/bytes.hpp"
+#include "tools/cli.hpp"
 #include "tools/exit_codes.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/line_editor.hpp"
@@ -17,7 +18,7 @@
 namespace kessai::tools {
 namespace {
 
-struct Arguments0 {
+struct Invocation {
   std::string store, script, commands, tree = "main";
   bool writable = false, create = false, json = false;
   unsigned memory_mib = 256;
@@ -61,7 +62,7 @@ int interactive(Shell& shell, const std::string& name) {
   return kExitOk;
 }
 
-int run(const Arguments0& a, bool has_commands) {
+int run(const Invocation& a, bool has_commands) {
   std::optional<std::string> script;
   if (has_commands) {
     script = a.commands;
@@ -116,7 +117,7 @@ int main(int argc, char** argv) {
   using namespace kessai::tools;
   std::setlocale(LC_CTYPE, "");
   install_interrupt_handler();
-  Arguments0 a;
+  Invocation a;
   CLI::App app("kvsh: look into a kessai store. Read-only unless --rw. `help` inside lists the commands.");
   app.set_version_flag("--version", std::string(kessai::version()));
   app.add_option("STORE", a.store, "directory of the store")->required();
@@ -130,7 +131,7 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? kExitOk : kExitUsage;
+    return usage_exit(app, e, argc, argv);
   }
   if (commands->count() != 0 && !a.script.empty()) {
     stderr_sink()(render_error(kessai::Error(kessai::Code::invalid_argument, "either -c or a script"), a.json));
