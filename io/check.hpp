@@ -26,13 +26,14 @@ namespace kessai::io {
 
 #define KESSAI_CAT2(a, b) a##b
 #define KESSAI_CAT(a, b) KESSAI_CAT2(a, b)
-#define KESSAI_TRY(expr)                                                               \
-  do {                                                                                 \
-    if (auto kessai_r = (expr); !kessai_r) [[unlikely]]                                \
-      return std::unexpected<::kessai::Error>(std::move(kessai_r).error());            \
+#define KESSAI_TRY(expr)                                                    \
+  do {                                                                      \
+    if (auto kessai_r = (expr); !kessai_r) [[unlikely]]                     \
+      return std::unexpected<::kessai::Error>(std::move(kessai_r).error()); \
   } while (false)
-#define KESSAI_ASSIGN_(tmp, var, expr)                                                 \
-  auto tmp = (expr);                                                                   \
-  if (!tmp) [[unlikely]] return std::unexpected<::kessai::Error>(std::move(tmp).error()); \
+#define KESSAI_ASSIGN_(tmp, var, expr)                               \
+  auto tmp = (expr);                                                 \
+  if (!tmp) [[unlikely]]                                             \
+    return std::unexpected<::kessai::Error>(std::move(tmp).error()); \
   auto var = std::move(*tmp)
 #define KESSAI_ASSIGN(var, expr) KESSAI_ASSIGN_(KESSAI_CAT(kessai_t_, __LINE__), var, expr)

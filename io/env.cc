@@ -17,7 +17,8 @@ namespace {
 std::uint64_t read_clock(clockid_t id) {
   timespec t{};
   KESSAI_CHECK(::clock_gettime(id, &t) == 0);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(t.tv_nsec);
+  return static_cast<std::uint64_t>(t.tv_sec) * 1'000'000'000 +
+         static_cast<std::uint64_t>(t.tv_nsec);
 }
 
 class SystemClock final : public Clock {
@@ -31,7 +32,8 @@ class SystemRandom final : public Random {
   void fill(std::span<std::byte> out) override {
     while (!out.empty()) {
       const ssize_t n = ::getrandom(out.data(), out.size(), 0);
-      KESSAI_CHECK(n > 0 || errno == EINTR);  // a salt that is not random would be worse than stopping
+      KESSAI_CHECK(n > 0 ||
+                   errno == EINTR);  // a salt that is not random would be worse than stopping
       if (n > 0) out = out.subspan(static_cast<std::size_t>(n));
     }
   }
@@ -80,7 +82,8 @@ std::uint64_t SeededRandom::below(std::uint64_t bound) noexcept {
   Wide product = static_cast<Wide>(next()) * bound;
   if (static_cast<std::uint64_t>(product) < bound) {
     const std::uint64_t threshold = (0 - bound) % bound;
-    while (static_cast<std::uint64_t>(product) < threshold) product = static_cast<Wide>(next()) * bound;
+    while (static_cast<std::uint64_t>(product) < threshold)
+      product = static_cast<Wide>(next()) * bound;
   }
   return static_cast<std::uint64_t>(product >> 64);
 }

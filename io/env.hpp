@@ -43,10 +43,13 @@ class SeededRandom final : public Random {
 /// a test makes it jump.
 class VirtualClock final : public Clock {
  public:
-  static constexpr std::uint64_t kStartUnixMicros = 1'700'000'000'000'000;  // 2023-11-14, a fixed day
+  static constexpr std::uint64_t kStartUnixMicros =
+      1'700'000'000'000'000;  // 2023-11-14, a fixed day
 
   [[nodiscard]] std::uint64_t now_ns() override { return now_.load(); }
-  [[nodiscard]] std::uint64_t unix_micros() override { return wall_base_.load() + now_.load() / 1000; }
+  [[nodiscard]] std::uint64_t unix_micros() override {
+    return wall_base_.load() + now_.load() / 1000;
+  }
   void advance(std::uint64_t ns) { now_.fetch_add(ns); }
   void set(std::uint64_t ns) { now_.store(ns); }  ///< monotonic time; never move it backwards
   void set_unix_micros(std::uint64_t us) { wall_base_.store(us - now_.load() / 1000); }

@@ -46,7 +46,8 @@ class File {
   [[nodiscard]] virtual const std::string& path() const noexcept = 0;
   [[nodiscard]] virtual Result<std::uint64_t> size() = 0;
   [[nodiscard]] virtual Result<void> read(std::uint64_t offset, std::span<std::byte> into) = 0;
-  [[nodiscard]] virtual Result<void> write(std::uint64_t offset, std::span<const std::byte> from) = 0;
+  [[nodiscard]] virtual Result<void> write(std::uint64_t offset,
+                                           std::span<const std::byte> from) = 0;
   /// fdatasync: completed writes and the size become durable.
   [[nodiscard]] virtual Result<void> flush() = 0;
   /// Grows with really reserved space that reads as zero (so ENOSPC happens here, not later), or
@@ -66,11 +67,14 @@ class Queue {
   };
   virtual ~Queue() = default;  ///< drains: no buffer is touched after destruction
   [[nodiscard]] virtual unsigned depth() const noexcept = 0;
-  [[nodiscard]] virtual unsigned in_flight() const noexcept = 0;  ///< prepared or submitted, not reaped
+  [[nodiscard]] virtual unsigned in_flight()
+      const noexcept = 0;  ///< prepared or submitted, not reaped
   /// Prepares an operation; REQUIRES in_flight() < depth(). Buffers stay untouched by the caller
   /// until the completion with `tag` was reaped.
-  virtual void read(File& file, std::uint64_t offset, std::span<std::byte> into, std::uint64_t tag) = 0;
-  virtual void write(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) = 0;
+  virtual void read(File& file, std::uint64_t offset, std::span<std::byte> into,
+                    std::uint64_t tag) = 0;
+  virtual void write(File& file, std::uint64_t offset, std::span<const std::byte> from,
+                     std::uint64_t tag) = 0;
   /// As write, and durable when it completes (RWF_DSYNC, or write then fdatasync, whichever the
   /// calibration at open found faster).
   virtual void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from,
@@ -91,7 +95,8 @@ class Directory {
   [[nodiscard]] virtual const std::string& path() const noexcept = 0;
   [[nodiscard]] virtual Backend backend() const noexcept = 0;
   [[nodiscard]] virtual std::uint32_t block_size() const noexcept = 0;  ///< 512..4096 typical
-  [[nodiscard]] virtual Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) = 0;
+  [[nodiscard]] virtual Result<std::unique_ptr<File>> open(std::string_view name,
+                                                           OpenMode mode) = 0;
   [[nodiscard]] virtual Result<void> rename(std::string_view from, std::string_view to) = 0;
   [[nodiscard]] virtual Result<void> remove(std::string_view name) = 0;
   [[nodiscard]] virtual Result<std::vector<std::string>> list() = 0;  ///< sorted

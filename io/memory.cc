@@ -47,7 +47,8 @@ Result<Region> Region::map(std::size_t bytes, bool huge) {
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     return fail(Code::out_of_memory,
-                ErrorDetail{.what = "cannot map " + std::to_string(size) + " bytes of memory"}, errno);
+                ErrorDetail{.what = "cannot map " + std::to_string(size) + " bytes of memory"},
+                errno);
   }
   auto* base = static_cast<std::byte*>(p);
   if (huge) {

@@ -27,7 +27,8 @@ class AlignedBuffer {
 };
 
 /// A mapped region, zero on first touch, physical memory only where touched. `huge` asks for 2 MiB
-/// pages (madvise) and aligns to them. MADV_DONTDUMP: page contents stay out of core files. Move-only.
+/// pages (madvise) and aligns to them. MADV_DONTDUMP: page contents stay out of core files.
+/// Move-only.
 class Region {
  public:
   Region() = default;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Planted bugs. `KESSAI_MUTANT(name)` is the constant false in every normal build: the installed
 // libraries contain no mutant. The torture copies of the engine (KESSAI_TORTURE=1) compile it to a
-// look-up of the one mutant that the test run enabled, so that each harness proves that it can fail.
+// look-up of the one mutant that the test run enabled, so that each harness proves that it can
+// fail.
 #pragma once
 
 #if defined(KESSAI_TORTURE)

@@ -29,7 +29,7 @@ int open_retrying(int dir, const char* name, int flags, mode_t mode = 0) {
 
 /// The block below which the device reads, modifies and writes; the default where sysfs is silent.
 std::uint32_t physical_block_size(int fd) {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd, &st) != 0) return kDefaultBlock;
   const std::string dev =
       "/sys/dev/block/" + std::to_string(major(st.st_dev)) + ":" + std::to_string(minor(st.st_dev));
@@ -40,7 +40,8 @@ std::uint32_t physical_block_size(int fd) {
     const ssize_t n = ::read(f, text, sizeof text - 1);
     ::close(f);
     const unsigned long value = n > 0 ? std::strtoul(text, nullptr, 10) : 0;
-    if (value >= 512 && value <= 65536 && (value & (value - 1)) == 0) return static_cast<std::uint32_t>(value);
+    if (value >= 512 && value <= 65536 && (value & (value - 1)) == 0)
+      return static_cast<std::uint32_t>(value);
   }
   return kDefaultBlock;
 }
@@ -48,8 +49,9 @@ std::uint32_t physical_block_size(int fd) {
 Result<void> check_name(std::string_view name, const std::string& dir) {
   if (name.empty() || name == "." || name == ".." || name.size() > NAME_MAX ||
       name.find('/') != std::string_view::npos || name.find('\0') != std::string_view::npos) {
-    return fail(Code::invalid_argument,
-                ErrorDetail{.what = "not a plain file name: \"" + std::string(name) + "\"", .path = dir});
+    return fail(
+        Code::invalid_argument,
+        ErrorDetail{.what = "not a plain file name: \"" + std::string(name) + "\"", .path = dir});
   }
   return {};
 }
@@ -85,14 +87,16 @@ Result<void> create_directory(const std::string& path) {
 /// Checks what was opened and switches to direct I/O. Not O_DIRECT at open: a file system that
 /// refuses it may have created the file first, and O_NONBLOCK only keeps a FIFO from hanging us.
 Result<void> adopt(int fd, const std::string& path) {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd, &st) != 0) return fail(os_error(errno, "cannot stat", path));
   if (!S_ISREG(st.st_mode)) {
-    return fail(Code::permission_denied, ErrorDetail{.what = "not a regular file, refused", .path = path});
+    return fail(Code::permission_denied,
+                ErrorDetail{.what = "not a regular file, refused", .path = path});
   }
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0) return fail(os_error(errno, "cannot read the flags of", path));
-  if (::fcntl(fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) != 0 && ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+  if (::fcntl(fd, F_SETFL, (flags & ~O_NONBLOCK) | O_DIRECT) != 0 &&
+      ::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0) {
     return fail(os_error(errno, "cannot set the flags of", path));
   }
   return {};
@@ -110,22 +114,28 @@ OsDirectory::OsDirectory(int fd, std::string path, Backend backend, bool may_fal
 
 OsDirectory::~OsDirectory() { ::close(fd_); }
 
-std::string OsDirectory::file_path(std::string_view name) const { return path_ + "/" + std::string(name); }
+std::string OsDirectory::file_path(std::string_view name) const {
+  return path_ + "/" + std::string(name);
+}
 
 Result<std::unique_ptr<File>> OsDirectory::open(std::string_view name, OpenMode mode) {
   KESSAI_TRY(check_name(name, path_));
   const std::string path = file_path(name);
-  int flags = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (mode == OpenMode::read_only ? O_RDONLY : O_RDWR);
+  int flags =
+      O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (mode == OpenMode::read_only ? O_RDONLY : O_RDWR);
   if (mode == OpenMode::create_new) flags |= O_CREAT | O_EXCL;
   const int fd = open_retrying(fd_, std::string(name).c_str(), flags, 0600);
   if (fd < 0) {
     if (errno == ELOOP) {
-      return fail(Code::permission_denied, ErrorDetail{.what = "a symbolic link, refused", .path = path}, ELOOP);
+      return fail(Code::permission_denied,
+                  ErrorDetail{.what = "a symbolic link, refused", .path = path}, ELOOP);
     }
     if (errno == EISDIR || errno == ENXIO || errno == ENODEV) {
-      return fail(Code::permission_denied, ErrorDetail{.what = "not a regular file, refused", .path = path}, errno);
+      return fail(Code::permission_denied,
+                  ErrorDetail{.what = "not a regular file, refused", .path = path}, errno);
     }
-    return fail(os_error(errno, mode == OpenMode::create_new ? "cannot create" : "cannot open", path));
+    return fail(
+        os_error(errno, mode == OpenMode::create_new ? "cannot create" : "cannot open", path));
   }
   auto file = std::make_unique<OsFile>(fd, path, mode != OpenMode::read_only);
   KESSAI_TRY(adopt(fd, path));
@@ -181,7 +191,8 @@ Result<void> OsDirectory::flush() {
 }
 
 Result<std::unique_ptr<Queue>> OsDirectory::make_queue(unsigned depth) {
-  if (depth == 0 || depth > 4096) return fail(Code::invalid_argument, "a queue has a depth of 1 to 4096");
+  if (depth == 0 || depth > 4096)
+    return fail(Code::invalid_argument, "a queue has a depth of 1 to 4096");
   if (backend_ == Backend::uring) {
     auto ring = make_uring_queue(*this, depth);
     if (ring || !may_fall_back_) return ring;
@@ -194,7 +205,8 @@ Result<void> OsDirectory::time_durable_writes(OsFile& scratch) {
   static constexpr std::size_t kBlocks = 16;
   static constexpr std::size_t kRounds = 20;
   static constexpr std::uint64_t kBudgetNs = 8'000'000;
-  // Into written blocks, as the recycled log segments are: unwritten extents cost a metadata commit.
+  // Into written blocks, as the recycled log segments are: unwritten extents cost a metadata
+  // commit.
   AlignedBuffer block(std::size_t{kDefaultBlock} * kBlocks);
   block.data()[0] = std::byte{1};
   KESSAI_TRY(scratch.write(0, block.span()));
@@ -204,7 +216,8 @@ Result<void> OsDirectory::time_durable_writes(OsFile& scratch) {
   for (std::size_t i = 0; i < kRounds && system_clock().now_ns() - begin < kBudgetNs; ++i) {
     for (const DurableMode mode : {DurableMode::dsync, DurableMode::write_then_flush}) {
       const std::uint64_t start = system_clock().now_ns();
-      KESSAI_TRY(scratch.write_durable(i % kBlocks * kDefaultBlock, block.span().first(kDefaultBlock), mode));
+      KESSAI_TRY(scratch.write_durable(i % kBlocks * kDefaultBlock,
+                                       block.span().first(kDefaultBlock), mode));
       times[static_cast<std::size_t>(mode)].push_back(system_clock().now_ns() - start);
     }
   }
@@ -215,7 +228,8 @@ Result<void> OsDirectory::time_durable_writes(OsFile& scratch) {
     std::nth_element(times[m].begin(), middle, times[m].end());
     median[m] = *middle;
   }
-  mode_.store(median[0] <= median[1] ? DurableMode::dsync : DurableMode::write_then_flush, std::memory_order_relaxed);
+  mode_.store(median[0] <= median[1] ? DurableMode::dsync : DurableMode::write_then_flush,
+              std::memory_order_relaxed);
   return {};
 }
 
@@ -229,7 +243,8 @@ Result<void> OsDirectory::calibrate() {
   return timed;
 }
 
-Result<std::unique_ptr<Directory>> open_directory(const std::string& path, const DirectoryOptions& options) {
+Result<std::unique_ptr<Directory>> open_directory(const std::string& path,
+                                                  const DirectoryOptions& options) {
   if (options.backend == Backend::simulated) {
     return fail(Code::invalid_argument, "a simulated directory comes from SimDisk::attach");
   }
@@ -243,7 +258,8 @@ Result<std::unique_ptr<Directory>> open_directory(const std::string& path, const
   if (options.create) KESSAI_TRY(create_directory(path));
   const int fd = open_retrying(AT_FDCWD, path.c_str(), O_RDONLY | O_DIRECTORY);
   if (fd < 0) return fail(os_error(errno, "cannot open the directory", path));
-  return std::make_unique<OsDirectory>(fd, path, backend, options.backend == Backend::automatic, options.log);
+  return std::make_unique<OsDirectory>(fd, path, backend, options.backend == Backend::automatic,
+                                       options.log);
 }
 
 Result<void> calibrate_durable_write(Directory& dir) {

@@ -19,8 +19,9 @@
 namespace kessai::io {
 namespace {
 
-/// Files that this process holds locked, by device and inode. flock alone would refuse a second open
-/// file description too, but only after the time-out, and not where the file system has no flock.
+/// Files that this process holds locked, by device and inode. flock alone would refuse a second
+/// open file description too, but only after the time-out, and not where the file system has no
+/// flock.
 class LockRegistry {
  public:
   using Id = std::pair<dev_t, ino_t>;
@@ -44,15 +45,19 @@ LockRegistry& lock_registry() {
 }
 
 void sleep_ns(std::uint64_t ns) {
-  const timespec t{.tv_sec = static_cast<time_t>(ns / 1'000'000'000), .tv_nsec = static_cast<long>(ns % 1'000'000'000)};
+  const timespec t{.tv_sec = static_cast<time_t>(ns / 1'000'000'000),
+                   .tv_nsec = static_cast<long>(ns % 1'000'000'000)};
   ::nanosleep(&t, nullptr);
 }
 
 const char* verb(Transfer kind) {
   switch (kind) {
-    case Transfer::read: return "cannot read";
-    case Transfer::write: return "cannot write";
-    case Transfer::write_dsync: return "cannot write durably";
+    case Transfer::read:
+      return "cannot read";
+    case Transfer::write:
+      return "cannot write";
+    case Transfer::write_dsync:
+      return "cannot write durably";
   }
   return "";
 }
@@ -91,12 +96,13 @@ std::size_t usable_progress(std::size_t moved, std::size_t wanted) noexcept {
   return moved >= wanted ? wanted : moved / kSector * kSector;
 }
 
-OsFile::OsFile(int fd, std::string path, bool writable) : fd_(fd), path_(std::move(path)), writable_(writable) {}
+OsFile::OsFile(int fd, std::string path, bool writable)
+    : fd_(fd), path_(std::move(path)), writable_(writable) {}
 
 OsFile::~OsFile() {
   const MutexLock lock(flush_mutex_);
   if (locked_) {
-    struct stat st {};
+    struct stat st{};
     if (::fstat(fd_, &st) == 0) lock_registry().drop({st.st_dev, st.st_ino});
   }
   // No LOCK_UN: the kernel gives the flock back with the last reference, so I/O that is still under
@@ -113,7 +119,8 @@ Error OsFile::flush_error(int error) const {
 }
 
 Error OsFile::not_writable() const {
-  return {Code::read_only, ErrorDetail{.what = "write to a file opened for reading", .path = path_}};
+  return {Code::read_only,
+          ErrorDetail{.what = "write to a file opened for reading", .path = path_}};
 }
 
 Error OsFile::no_progress(Transfer kind, std::uint64_t offset) {
@@ -121,7 +128,8 @@ Error OsFile::no_progress(Transfer kind, std::uint64_t offset) {
   if (!bytes) return bytes.error();
   if (kind == Transfer::read && offset + 511 >= *bytes) {
     return {Code::damaged, ErrorDetail{.what = "file ends at byte " + std::to_string(*bytes) +
-                                               ", read past it at offset " + std::to_string(offset) + ": truncated",
+                                               ", read past it at offset " +
+                                               std::to_string(offset) + ": truncated",
                                        .path = path_,
                                        .offset = offset}};
   }
@@ -129,18 +137,20 @@ Error OsFile::no_progress(Transfer kind, std::uint64_t offset) {
 }
 
 Result<std::uint64_t> OsFile::size() {
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd_, &st) != 0) return fail(os_error(errno, "cannot stat", path_));
   return static_cast<std::uint64_t>(st.st_size);
 }
 
-Result<void> OsFile::transfer(Transfer kind, std::uint64_t offset, std::byte* data, std::size_t size) {
+Result<void> OsFile::transfer(Transfer kind, std::uint64_t offset, std::byte* data,
+                              std::size_t size) {
   const std::uint64_t first = offset;
   for (int retries = 0; size > 0;) {
     const iovec v{.iov_base = data, .iov_len = size};
     const auto at = static_cast<off_t>(offset);
-    const ssize_t n = kind == Transfer::read ? ::preadv2(fd_, &v, 1, at, 0)
-                                             : ::pwritev2(fd_, &v, 1, at, kind == Transfer::write ? 0 : RWF_DSYNC);
+    const ssize_t n = kind == Transfer::read
+                          ? ::preadv2(fd_, &v, 1, at, 0)
+                          : ::pwritev2(fd_, &v, 1, at, kind == Transfer::write ? 0 : RWF_DSYNC);
     if (n < 0) {
       if ((errno != EINTR && errno != EAGAIN) || ++retries > kMaxRetries) {
         return fail(transfer_error(errno, kind, offset));
@@ -184,7 +194,8 @@ Result<void> OsFile::flush() {
   return {};
 }
 
-Result<void> OsFile::write_durable(std::uint64_t offset, std::span<const std::byte> from, DurableMode mode) {
+Result<void> OsFile::write_durable(std::uint64_t offset, std::span<const std::byte> from,
+                                   DurableMode mode) {
   if (!writable_) return fail(not_writable());
   if (const int e = failed_flush(); e != 0) return fail(flush_error(e));
   const auto kind = mode == DurableMode::dsync ? Transfer::write_dsync : Transfer::write;
@@ -205,7 +216,8 @@ Result<void> OsFile::fill_with_zeros(std::uint64_t from, std::uint64_t to) {
   static constexpr std::size_t kChunk = 1 << 20;
   static constexpr std::uint64_t kBlock = 4096;
   // Direct I/O wants whole blocks: the block that holds the old end is completed by truncation.
-  if (::ftruncate(fd_, static_cast<off_t>(std::min(to, (from + kBlock - 1) / kBlock * kBlock))) != 0) {
+  if (::ftruncate(fd_, static_cast<off_t>(std::min(to, (from + kBlock - 1) / kBlock * kBlock))) !=
+      0) {
     return fail(os_error(errno, "cannot grow", path_, from));
   }
   const AlignedBuffer zeros(kChunk);
@@ -232,11 +244,15 @@ Result<void> OsFile::resize(std::uint64_t bytes) {
   }
   int rc = 0;
   for (int retries = 0; retries <= kMaxRetries; ++retries) {
-    rc = ::fallocate(fd_, 0, static_cast<off_t>(old_size), static_cast<off_t>(bytes - old_size)) == 0 ? 0 : errno;
+    rc =
+        ::fallocate(fd_, 0, static_cast<off_t>(old_size), static_cast<off_t>(bytes - old_size)) == 0
+            ? 0
+            : errno;
     if (rc != EINTR) break;
   }
   if (rc == 0) return {};
-  Result<void> grown = fail(os_error(rc, "cannot grow to " + std::to_string(bytes) + " bytes", path_, old_size));
+  Result<void> grown =
+      fail(os_error(rc, "cannot grow to " + std::to_string(bytes) + " bytes", path_, old_size));
   // Not posix_fallocate: where the system call is missing, glibc writes single bytes, which direct
   // I/O refuses.
   if (rc == EOPNOTSUPP || rc == ENOSYS) grown = fill_with_zeros(old_size, bytes);
@@ -251,11 +267,12 @@ Result<void> OsFile::lock(std::uint64_t timeout_ns) {
   static constexpr std::uint64_t kLongestPause = 20'000'000;
   const MutexLock guard(flush_mutex_);
   if (locked_) return {};
-  struct stat st {};
+  struct stat st{};
   if (::fstat(fd_, &st) != 0) return fail(os_error(errno, "cannot stat", path_));
   const LockRegistry::Id id{st.st_dev, st.st_ino};
   if (!lock_registry().add(id)) {
-    return fail(Code::locked, ErrorDetail{.what = "this process already has the file open", .path = path_});
+    return fail(Code::locked,
+                ErrorDetail{.what = "this process already has the file open", .path = path_});
   }
   const std::uint64_t start = system_clock().now_ns();
   for (std::uint64_t pause = kFirstPause; ::flock(fd_, LOCK_EX | LOCK_NB) != 0;) {
@@ -267,10 +284,12 @@ Result<void> OsFile::lock(std::uint64_t timeout_ns) {
     }
     if (error == EWOULDBLOCK && waited >= timeout_ns) {
       lock_registry().drop(id);
-      return fail(Code::locked,
-                  ErrorDetail{.what = "another process has the file open, or its last writes are still under way",
-                              .path = path_},
-                  error);
+      return fail(
+          Code::locked,
+          ErrorDetail{
+              .what = "another process has the file open, or its last writes are still under way",
+              .path = path_},
+          error);
     }
     if (error == EWOULDBLOCK) sleep_ns(std::min(pause, timeout_ns - waited));
     pause = std::min(pause * 2, kLongestPause);

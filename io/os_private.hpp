@@ -17,7 +17,8 @@
 namespace kessai::io {
 
 /// The error for a failed call on `path`; the one place that maps errno to codes.
-[[nodiscard]] Error os_error(int error, std::string what, const std::string& path, std::uint64_t offset = 0);
+[[nodiscard]] Error os_error(int error, std::string what, const std::string& path,
+                             std::uint64_t offset = 0);
 
 /// How a durable write is done; calibrate_durable_write picks.
 enum class DurableMode : std::uint8_t { dsync, write_then_flush };
@@ -41,12 +42,15 @@ class OsFile final : public File {
   Result<void> lock(std::uint64_t timeout_ns) override;
 
   /// A write that is durable on return. A failure is sticky, like that of a flush.
-  Result<void> write_durable(std::uint64_t offset, std::span<const std::byte> from, DurableMode mode);
+  Result<void> write_durable(std::uint64_t offset, std::span<const std::byte> from,
+                             DurableMode mode);
 
   [[nodiscard]] int fd() const noexcept { return fd_; }
   [[nodiscard]] bool writable() const noexcept { return writable_; }
   /// errno of the flush that failed first, or 0.
-  [[nodiscard]] int failed_flush() const noexcept { return failed_flush_.load(std::memory_order_acquire); }
+  [[nodiscard]] int failed_flush() const noexcept {
+    return failed_flush_.load(std::memory_order_acquire);
+  }
   void flush_failed(int error) noexcept;
   /// The errors of this file, shared by the direct calls and the queues.
   [[nodiscard]] Error transfer_error(int error, Transfer kind, std::uint64_t offset) const;
@@ -69,7 +73,8 @@ class OsFile final : public File {
   bool locked_ KESSAI_GUARDED_BY(flush_mutex_) = false;
 };
 
-/// After a short transfer of `moved` bytes: how many count. Direct I/O restarts at a block boundary.
+/// After a short transfer of `moved` bytes: how many count. Direct I/O restarts at a block
+/// boundary.
 [[nodiscard]] std::size_t usable_progress(std::size_t moved, std::size_t wanted) noexcept;
 /// Consecutive attempts without progress before a transfer is given up.
 inline constexpr int kMaxRetries = 1000;
@@ -93,7 +98,9 @@ class OsDirectory final : public Directory {
 
   /// Times both durable writes on a scratch file and keeps the faster one.
   Result<void> calibrate();
-  [[nodiscard]] DurableMode durable_mode() const noexcept { return mode_.load(std::memory_order_relaxed); }
+  [[nodiscard]] DurableMode durable_mode() const noexcept {
+    return mode_.load(std::memory_order_relaxed);
+  }
 
  private:
   Result<void> time_durable_writes(OsFile& scratch);
@@ -111,7 +118,8 @@ class OsDirectory final : public Directory {
 
 /// Both take their durable mode from `dir` at each write.
 [[nodiscard]] std::unique_ptr<Queue> make_posix_queue(const OsDirectory& dir, unsigned depth);
-[[nodiscard]] Result<std::unique_ptr<Queue>> make_uring_queue(const OsDirectory& dir, unsigned depth);
+[[nodiscard]] Result<std::unique_ptr<Queue>> make_uring_queue(const OsDirectory& dir,
+                                                              unsigned depth);
 /// Sets up and uses a small ring; `not_supported` with errno and likely cause when refused.
 [[nodiscard]] Result<void> probe_uring();
 

@@ -11,7 +11,8 @@ namespace {
 
 class PosixQueue final : public Queue {
  public:
-  PosixQueue(const OsDirectory& dir, unsigned depth) : dir_(dir), depth_(depth), max_workers_(std::min(depth, 16U)) {}
+  PosixQueue(const OsDirectory& dir, unsigned depth)
+      : dir_(dir), depth_(depth), max_workers_(std::min(depth, 16U)) {}
 
   ~PosixQueue() override {
     prepared_.clear();  // never handed over
@@ -28,15 +29,19 @@ class PosixQueue final : public Queue {
   unsigned depth() const noexcept override { return depth_; }
   unsigned in_flight() const noexcept override { return in_flight_; }
 
-  void read(File& file, std::uint64_t offset, std::span<std::byte> into, std::uint64_t tag) override {
+  void read(File& file, std::uint64_t offset, std::span<std::byte> into,
+            std::uint64_t tag) override {
     prepare({static_cast<OsFile*>(&file), offset, into.data(), into.size(), tag, Kind::read});
   }
-  void write(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
-    prepare({static_cast<OsFile*>(&file), offset, const_cast<std::byte*>(from.data()), from.size(), tag, Kind::write});
+  void write(File& file, std::uint64_t offset, std::span<const std::byte> from,
+             std::uint64_t tag) override {
+    prepare({static_cast<OsFile*>(&file), offset, const_cast<std::byte*>(from.data()), from.size(),
+             tag, Kind::write});
   }
-  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
-    prepare(
-        {static_cast<OsFile*>(&file), offset, const_cast<std::byte*>(from.data()), from.size(), tag, Kind::durable});
+  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from,
+                     std::uint64_t tag) override {
+    prepare({static_cast<OsFile*>(&file), offset, const_cast<std::byte*>(from.data()), from.size(),
+             tag, Kind::durable});
   }
 
   void submit() override { hand_over(prepared_.size()); }
@@ -83,9 +88,12 @@ class PosixQueue final : public Queue {
 
   Result<void> execute(const Operation& op) const {
     switch (op.kind) {
-      case Kind::read: return op.file->read(op.offset, {op.data, op.size});
-      case Kind::write: return op.file->write(op.offset, {op.data, op.size});
-      case Kind::durable: return op.file->write_durable(op.offset, {op.data, op.size}, dir_.durable_mode());
+      case Kind::read:
+        return op.file->read(op.offset, {op.data, op.size});
+      case Kind::write:
+        return op.file->write(op.offset, {op.data, op.size});
+      case Kind::durable:
+        return op.file->write_durable(op.offset, {op.data, op.size}, dir_.durable_mode());
     }
     return {};
   }
@@ -100,8 +108,10 @@ class PosixQueue final : public Queue {
         prepared_.pop_front();
       }
       waiting = queued_.size();
-      if (waiting > idle_ && workers_.size() < max_workers_) waiting -= idle_;
-      else waiting = 0;
+      if (waiting > idle_ && workers_.size() < max_workers_)
+        waiting -= idle_;
+      else
+        waiting = 0;
     }
     for (; waiting > 0 && workers_.size() < max_workers_; --waiting) {
       workers_.emplace_back("kessai-io", [this] { work(); });

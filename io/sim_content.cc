@@ -53,7 +53,8 @@ void SimContent::zero(std::uint64_t offset, std::uint64_t bytes) {
   while (bytes > 0) {
     const std::size_t in_page = offset % kPage;
     const std::size_t n = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, kPage - in_page));
-    if (find(offset / kPage) != nullptr) std::memset(own(offset / kPage).bytes.data() + in_page, 0, n);
+    if (find(offset / kPage) != nullptr)
+      std::memset(own(offset / kPage).bytes.data() + in_page, 0, n);
     offset += n;
     bytes -= n;
   }

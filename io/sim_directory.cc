@@ -13,7 +13,8 @@ using MediumPtr = std::shared_ptr<Medium>;
 Error plain_fault(const Fault& fault, const std::string& path, std::uint64_t offset) {
   const bool full = fault.what == Fault::What::disk_full;
   return {full ? Code::disk_full : Code::io_error,
-          ErrorDetail{.what = full ? "simulated ENOSPC" : "simulated EIO", .path = path, .offset = offset},
+          ErrorDetail{
+              .what = full ? "simulated ENOSPC" : "simulated EIO", .path = path, .offset = offset},
           full ? ENOSPC : EIO};
 }
 
@@ -58,17 +59,20 @@ class SimFile final : public File {
     return read_begun(offset, into, fault);
   }
 
-  Result<void> read_begun(std::uint64_t offset, std::span<std::byte> into, const std::optional<Fault>& fault) {
+  Result<void> read_begun(std::uint64_t offset, std::span<std::byte> into,
+                          const std::optional<Fault>& fault) {
     if (fails(fault)) return fail(plain_fault(*fault, path_, offset));
     const SimInode& node = medium_->inode(inode_);
     if (offset + into.size() > node.current_size) {
-      return fail(Code::damaged, ErrorDetail{.what = "file ends at byte " + std::to_string(node.current_size) +
-                                                     ", read past it at offset " + std::to_string(offset) +
-                                                     ": truncated",
-                                             .path = path_,
-                                             .offset = offset});
+      return fail(
+          Code::damaged,
+          ErrorDetail{.what = "file ends at byte " + std::to_string(node.current_size) +
+                              ", read past it at offset " + std::to_string(offset) + ": truncated",
+                      .path = path_,
+                      .offset = offset});
     }
-    if (fault && fault->what == Fault::What::misdirected && offset + fault->distance + into.size() <= node.current_size) {
+    if (fault && fault->what == Fault::What::misdirected &&
+        offset + fault->distance + into.size() <= node.current_size) {
       offset += fault->distance;
     }
     node.current.read(offset, into);
@@ -110,15 +114,17 @@ class SimFile final : public File {
     // Waiting is what lets the writes of a killed process land.
     if (node.lock_owner == Medium::kZombieOwner && timeout_ns > 0) medium_->land_zombies();
     if (node.lock_owner != 0 && node.lock_owner != handle_) {
-      return fail(Code::locked, ErrorDetail{.what = "another process has the file open, or its last writes are "
-                                                    "still under way",
-                                            .path = path_});
+      return fail(Code::locked,
+                  ErrorDetail{.what = "another process has the file open, or its last writes are "
+                                      "still under way",
+                              .path = path_});
     }
     node.lock_owner = handle_;
     return {};
   }
 
-  Result<void> check_write(std::uint64_t offset, std::span<const std::byte> from, bool durable) const {
+  Result<void> check_write(std::uint64_t offset, std::span<const std::byte> from,
+                           bool durable) const {
     if (!writable_) return fail(not_writable());
     KESSAI_TRY(check_aligned(offset, from.data(), from.size()));
     return durable ? check_sticky() : Result<void>{};
@@ -126,10 +132,12 @@ class SimFile final : public File {
 
   /// The real back ends answer EINVAL.
   Result<void> check_aligned(std::uint64_t offset, const std::byte* data, std::size_t size) const {
-    if (offset % block_ == 0 && size % block_ == 0 && reinterpret_cast<std::uintptr_t>(data) % 512 == 0) return {};
+    if (offset % block_ == 0 && size % block_ == 0 &&
+        reinterpret_cast<std::uintptr_t>(data) % 512 == 0)
+      return {};
     return fail(Code::io_error,
-                ErrorDetail{.what = "misaligned transfer of " + std::to_string(size) + " bytes, the block size is " +
-                                    std::to_string(block_),
+                ErrorDetail{.what = "misaligned transfer of " + std::to_string(size) +
+                                    " bytes, the block size is " + std::to_string(block_),
                             .path = path_,
                             .offset = offset},
                 EINVAL);
@@ -137,8 +145,10 @@ class SimFile final : public File {
 
   Result<void> check_sticky() const {
     if (!failed_flush_) return {};
-    return fail(Code::io_error, ErrorDetail{.what = "a flush of this file failed, its writes may be lost", .path = path_},
-                EIO);
+    return fail(
+        Code::io_error,
+        ErrorDetail{.what = "a flush of this file failed, its writes may be lost", .path = path_},
+        EIO);
   }
 
   Result<void> remember(Result<void> flushed) {
@@ -152,7 +162,8 @@ class SimFile final : public File {
 
  private:
   [[nodiscard]] Error not_writable() const {
-    return {Code::read_only, ErrorDetail{.what = "write to a file opened for reading", .path = path_}};
+    return {Code::read_only,
+            ErrorDetail{.what = "write to a file opened for reading", .path = path_}};
   }
 
   const MediumPtr medium_;
@@ -176,15 +187,25 @@ class SimQueue final : public Queue {
   }
 
   unsigned depth() const noexcept override { return depth_; }
-  unsigned in_flight() const noexcept override { return static_cast<unsigned>(prepared_.size() + submitted_.size()); }
+  unsigned in_flight() const noexcept override {
+    return static_cast<unsigned>(prepared_.size() + submitted_.size());
+  }
 
-  void read(File& file, std::uint64_t offset, std::span<std::byte> into, std::uint64_t tag) override {
+  void read(File& file, std::uint64_t offset, std::span<std::byte> into,
+            std::uint64_t tag) override {
     prepare({.file = &file_of(file), .offset = offset, .into = into, .from = {}, .tag = tag});
   }
-  void write(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
-    prepare({.file = &file_of(file), .offset = offset, .into = {}, .from = from, .tag = tag, .writes = true});
+  void write(File& file, std::uint64_t offset, std::span<const std::byte> from,
+             std::uint64_t tag) override {
+    prepare({.file = &file_of(file),
+             .offset = offset,
+             .into = {},
+             .from = from,
+             .tag = tag,
+             .writes = true});
   }
-  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
+  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from,
+                     std::uint64_t tag) override {
     prepare({.file = &file_of(file),
              .offset = offset,
              .into = {},
@@ -198,7 +219,8 @@ class SimQueue final : public Queue {
     const std::lock_guard lock(medium_->mutex);
     for (Operation& op : prepared_) {
       op.id = medium_->next_id++;
-      if (op.writes && medium_->alive(op.file->epoch()) && op.file->check_write(op.offset, op.from, op.durable)) {
+      if (op.writes && medium_->alive(op.file->epoch()) &&
+          op.file->check_write(op.offset, op.from, op.durable)) {
         op.sent = std::make_shared<const std::vector<std::byte>>(op.from.begin(), op.from.end());
         medium_->under_way.push_back({.id = op.id,
                                       .inode = op.file->inode(),
@@ -253,19 +275,21 @@ class SimQueue final : public Queue {
 
   Result<void> complete(const Operation& op) {
     SimFile& file = *op.file;
-    KESSAI_TRY(medium_->alive(file.epoch()));  // else what is under way stays so, and may still land
+    KESSAI_TRY(
+        medium_->alive(file.epoch()));  // else what is under way stays so, and may still land
     if (!op.writes) {
       KESSAI_TRY(file.check_aligned(op.offset, op.into.data(), op.into.size()));
       KESSAI_ASSIGN(fault, medium_->begin("read", file.name(), file.epoch()));
       return file.read_begun(op.offset, op.into, fault);
     }
     if (!op.sent) return file.check_write(op.offset, op.from, op.durable);
-    KESSAI_ASSIGN(fault, medium_->begin(op.durable ? "write_durable" : "write", file.name(), file.epoch()));
+    KESSAI_ASSIGN(
+        fault, medium_->begin(op.durable ? "write_durable" : "write", file.name(), file.epoch()));
     std::erase_if(medium_->under_way, [&op](const SimUnderWay& u) { return u.id == op.id; });
     // The device reads the buffer at any time before completion: it must not change meanwhile.
     KESSAI_CHECK(std::ranges::equal(op.from, *op.sent));
-    auto written =
-        medium_->apply_write(file.inode(), file.name(), op.offset, op.from, op.durable, fault, file.epoch());
+    auto written = medium_->apply_write(file.inode(), file.name(), op.offset, op.from, op.durable,
+                                        fault, file.epoch());
     return op.durable ? file.remember(std::move(written)) : written;
   }
 
@@ -295,7 +319,8 @@ class SimDirectory final : public Directory {
     auto found = medium_->names.find(name);
     const bool exists = found != medium_->names.end();
     if (create && exists) {
-      return fail(Code::store_exists, ErrorDetail{.what = "cannot create: File exists", .path = medium_->path_of(name)},
+      return fail(Code::store_exists,
+                  ErrorDetail{.what = "cannot create: File exists", .path = medium_->path_of(name)},
                   EEXIST);
     }
     if (!create && !exists) return fail(missing("open", name));
@@ -304,7 +329,8 @@ class SimDirectory final : public Directory {
       medium_->inodes[id];
       medium_->change_entries({{std::string(name), id}});
     }
-    return std::make_unique<SimFile>(medium_, id, std::string(name), mode != OpenMode::read_only, block_size_);
+    return std::make_unique<SimFile>(medium_, id, std::string(name), mode != OpenMode::read_only,
+                                     block_size_);
   }
 
   Result<void> rename(std::string_view from, std::string_view to) override {
@@ -314,7 +340,9 @@ class SimDirectory final : public Directory {
     KESSAI_TRY(begin("rename", from));
     const auto found = medium_->names.find(from);
     if (found == medium_->names.end()) return fail(missing("rename", from));
-    if (from != to) medium_->change_entries({{std::string(from), 0}, {std::string(to), SimInodeId{found->second}}});
+    if (from != to)
+      medium_->change_entries(
+          {{std::string(from), 0}, {std::string(to), SimInodeId{found->second}}});
     return {};
   }
 
@@ -339,7 +367,9 @@ class SimDirectory final : public Directory {
     const std::lock_guard lock(medium_->mutex);
     if (failed_flush_) {
       return fail(Code::io_error,
-                  ErrorDetail{.what = "a flush of this directory failed, its entries may be lost", .path = path_}, EIO);
+                  ErrorDetail{.what = "a flush of this directory failed, its entries may be lost",
+                              .path = path_},
+                  EIO);
     }
     KESSAI_ASSIGN(fault, medium_->begin("dir_flush", "", epoch_));
     if (fails(fault)) {
@@ -354,7 +384,8 @@ class SimDirectory final : public Directory {
   }
 
   Result<std::unique_ptr<Queue>> make_queue(unsigned depth) override {
-    if (depth == 0 || depth > 4096) return fail(Code::invalid_argument, "a queue has a depth of 1 to 4096");
+    if (depth == 0 || depth > 4096)
+      return fail(Code::invalid_argument, "a queue has a depth of 1 to 4096");
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(medium_->alive(epoch_));
     return std::make_unique<SimQueue>(medium_, depth);
@@ -368,9 +399,11 @@ class SimDirectory final : public Directory {
   }
 
   Result<void> check_name(std::string_view name) const {
-    if (!name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos) return {};
-    return fail(Code::invalid_argument,
-                ErrorDetail{.what = "not a plain file name: \"" + std::string(name) + "\"", .path = path_});
+    if (!name.empty() && name != "." && name != ".." && name.find('/') == std::string_view::npos)
+      return {};
+    return fail(
+        Code::invalid_argument,
+        ErrorDetail{.what = "not a plain file name: \"" + std::string(name) + "\"", .path = path_});
   }
 
   [[nodiscard]] Error missing(const char* verb, std::string_view name) const {

@@ -13,17 +13,28 @@ namespace kessai::io {
 
 std::string_view outcome_name(CrashOutcome outcome) noexcept {
   switch (outcome) {
-    case CrashOutcome::none: return "none";
-    case CrashOutcome::all: return "all";
-    case CrashOutcome::prefix: return "prefix";
-    case CrashOutcome::all_but_one: return "all_but_one";
-    case CrashOutcome::one_only: return "one_only";
-    case CrashOutcome::random_512: return "random_512";
-    case CrashOutcome::random_4096: return "random_4096";
-    case CrashOutcome::torn_last: return "torn_last";
-    case CrashOutcome::entries_lost: return "entries_lost";
-    case CrashOutcome::metadata_only: return "metadata_only";
-    case CrashOutcome::reordered: return "reordered";
+    case CrashOutcome::none:
+      return "none";
+    case CrashOutcome::all:
+      return "all";
+    case CrashOutcome::prefix:
+      return "prefix";
+    case CrashOutcome::all_but_one:
+      return "all_but_one";
+    case CrashOutcome::one_only:
+      return "one_only";
+    case CrashOutcome::random_512:
+      return "random_512";
+    case CrashOutcome::random_4096:
+      return "random_4096";
+    case CrashOutcome::torn_last:
+      return "torn_last";
+    case CrashOutcome::entries_lost:
+      return "entries_lost";
+    case CrashOutcome::metadata_only:
+      return "metadata_only";
+    case CrashOutcome::reordered:
+      return "reordered";
   }
   return "?";
 }
@@ -50,7 +61,8 @@ void SimInode::harden(const SimItem& item) {
   auto bytes = item.bytes();
   if (item.extends) durable_size = std::max(durable_size, item.offset + bytes.size());
   if (item.offset >= durable_size) return;
-  durable.write(item.offset, bytes.first(std::min<std::uint64_t>(bytes.size(), durable_size - item.offset)));
+  durable.write(item.offset,
+                bytes.first(std::min<std::uint64_t>(bytes.size(), durable_size - item.offset)));
 }
 
 void SimInode::harden_all() {
@@ -71,7 +83,9 @@ void SimInode::write_durable(std::uint64_t offset, std::span<const std::byte> fr
   for (SimItem& item : items) {
     if (item.resize) {
       harden_size(item.offset);
-      for (SimItem& k : kept) k.size = std::min<std::uint64_t>(k.size, item.offset > k.offset ? item.offset - k.offset : 0);
+      for (SimItem& k : kept)
+        k.size =
+            std::min<std::uint64_t>(k.size, item.offset > k.offset ? item.offset - k.offset : 0);
       std::erase_if(kept, [](const SimItem& k) { return k.size == 0; });
       continue;
     }
@@ -105,7 +119,8 @@ SimDisk::Medium::Medium(const Medium& o) : rng(0), block_size(0) {
 
 Result<void> SimDisk::Medium::alive(std::uint64_t epoch_of_caller) const {
   if (crashed) return fail(Code::io_error, ErrorDetail{.what = "power lost"}, EIO);
-  if (epoch_of_caller != epoch) return fail(Code::io_error, ErrorDetail{.what = "this process was killed"}, EIO);
+  if (epoch_of_caller != epoch)
+    return fail(Code::io_error, ErrorDetail{.what = "this process was killed"}, EIO);
   return {};
 }
 
@@ -123,10 +138,11 @@ Result<std::optional<Fault>> SimDisk::Medium::begin(std::string_view kind, std::
   return match_fault(op, kind, file);
 }
 
-std::optional<Fault> SimDisk::Medium::match_fault(std::uint64_t op, std::string_view kind, std::string_view file) {
+std::optional<Fault> SimDisk::Medium::match_fault(std::uint64_t op, std::string_view kind,
+                                                  std::string_view file) {
   for (Fault& f : faults) {
-    if (f.count == 0 || (f.op != Fault::kAnyOp && f.op != op) || (!f.kind.empty() && f.kind != kind) ||
-        (!f.file.empty() && f.file != file)) {
+    if (f.count == 0 || (f.op != Fault::kAnyOp && f.op != op) ||
+        (!f.kind.empty() && f.kind != kind) || (!f.file.empty() && f.file != file)) {
       continue;
     }
     if (f.skip > 0) {
@@ -140,18 +156,22 @@ std::optional<Fault> SimDisk::Medium::match_fault(std::uint64_t op, std::string_
   return std::nullopt;
 }
 
-Result<void> SimDisk::Medium::check_space(const SimInode& of, std::uint64_t new_size, const std::string& path) const {
+Result<void> SimDisk::Medium::check_space(const SimInode& of, std::uint64_t new_size,
+                                          const std::string& path) const {
   if (new_size <= of.current_size) return {};
   std::uint64_t used = 0;
   for (const auto& [id, node] : inodes) used += node.current_size;
   if (new_size <= capacity && used - of.current_size <= capacity - new_size) return {};
-  return fail(Code::disk_full, ErrorDetail{.what = "simulated disk is full", .path = path, .offset = of.current_size},
-              ENOSPC);
+  return fail(
+      Code::disk_full,
+      ErrorDetail{.what = "simulated disk is full", .path = path, .offset = of.current_size},
+      ENOSPC);
 }
 
-Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file, std::uint64_t offset,
-                                          std::span<const std::byte> from, bool durable,
-                                          const std::optional<Fault>& fault, std::uint64_t epoch_of_caller) {
+Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file,
+                                          std::uint64_t offset, std::span<const std::byte> from,
+                                          bool durable, const std::optional<Fault>& fault,
+                                          std::uint64_t epoch_of_caller) {
   SimInode& node = inode(id);
   const std::string path = path_of(file);
   bool volatile_only = false;
@@ -159,22 +179,30 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file, 
   if (fault) {
     switch (fault->what) {
       case Fault::What::io_error:
-        result = fail(Code::io_error, ErrorDetail{.what = "simulated EIO", .path = path, .offset = offset}, EIO);
+        result = fail(Code::io_error,
+                      ErrorDetail{.what = "simulated EIO", .path = path, .offset = offset}, EIO);
         if (!durable || fault->after_flush == Fault::AfterFlush::reverted) return result;
         volatile_only = fault->after_flush == Fault::AfterFlush::kept;
         durable = false;
         break;
       case Fault::What::disk_full:
-        return fail(Code::disk_full, ErrorDetail{.what = "simulated ENOSPC", .path = path, .offset = offset}, ENOSPC);
+        return fail(Code::disk_full,
+                    ErrorDetail{.what = "simulated ENOSPC", .path = path, .offset = offset},
+                    ENOSPC);
       case Fault::What::short_transfer: {
         const std::size_t half = from.size() / 1024 * 512;
         if (half == 0) break;
-        KESSAI_TRY(apply_write(id, file, offset, from.first(half), durable, std::nullopt, epoch_of_caller));
+        KESSAI_TRY(apply_write(id, file, offset, from.first(half), durable, std::nullopt,
+                               epoch_of_caller));
         KESSAI_ASSIGN(next, begin(durable ? "write_durable" : "write", file, epoch_of_caller));
-        return apply_write(id, file, offset + half, from.subspan(half), durable, next, epoch_of_caller);
+        return apply_write(id, file, offset + half, from.subspan(half), durable, next,
+                           epoch_of_caller);
       }
-      case Fault::What::lost: return {};
-      case Fault::What::misdirected: offset += fault->distance; break;
+      case Fault::What::lost:
+        return {};
+      case Fault::What::misdirected:
+        offset += fault->distance;
+        break;
     }
   }
   KESSAI_TRY(check_space(node, offset + from.size(), path));
@@ -183,16 +211,18 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file, 
   if (durable) {
     node.write_durable(offset, from);
   } else if (!volatile_only) {
-    node.items.push_back({.seq = ++seq,
-                          .extends = extends,
-                          .offset = offset,
-                          .data = std::make_shared<const std::vector<std::byte>>(from.begin(), from.end()),
-                          .size = from.size()});
+    node.items.push_back(
+        {.seq = ++seq,
+         .extends = extends,
+         .offset = offset,
+         .data = std::make_shared<const std::vector<std::byte>>(from.begin(), from.end()),
+         .size = from.size()});
   }
   return result;
 }
 
-Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault) {
+Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file,
+                                          const std::optional<Fault>& fault) {
   SimInode& node = inode(id);
   if (!fault || (fault->what != Fault::What::io_error && fault->what != Fault::What::disk_full &&
                  fault->what != Fault::What::lost)) {
@@ -207,7 +237,8 @@ Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file, 
   }
   const bool full = fault->what == Fault::What::disk_full;
   return fail(full ? Code::disk_full : Code::io_error,
-              ErrorDetail{.what = "simulated failure of a flush", .path = path_of(file)}, full ? ENOSPC : EIO);
+              ErrorDetail{.what = "simulated failure of a flush", .path = path_of(file)},
+              full ? ENOSPC : EIO);
 }
 
 void SimDisk::Medium::change_entries(std::vector<std::pair<std::string, SimInodeId>> changes) {
@@ -230,22 +261,26 @@ void SimDisk::Medium::collect_garbage() {
     for (const auto& [name, id] : entry.changes) used.insert(id);
   }
   for (const auto& op : under_way) used.insert(op.inode);
-  std::erase_if(inodes, [&used](const auto& i) { return i.second.handles == 0 && !used.contains(i.first); });
+  std::erase_if(
+      inodes, [&used](const auto& i) { return i.second.handles == 0 && !used.contains(i.first); });
 }
 
 void SimDisk::Medium::land(std::size_t index) {
   landing = true;
   const std::uint64_t id = under_way[index].id;
-  auto fault = begin(under_way[index].durable ? "write_durable" : "write", under_way[index].file, epoch);
+  auto fault =
+      begin(under_way[index].durable ? "write_durable" : "write", under_way[index].file, epoch);
   landing = false;
-  const auto it = std::ranges::find(under_way, id, &SimUnderWay::id);  // the observer may have changed it
+  const auto it =
+      std::ranges::find(under_way, id, &SimUnderWay::id);  // the observer may have changed it
   if (!fault || it == under_way.end()) return;
   const SimUnderWay op = *it;
   under_way.erase(it);
   // Nobody is left to hear of a failure.
   (void)apply_write(op.inode, op.file, op.offset, *op.data, op.durable, *fault, epoch);
   SimInode& node = inode(op.inode);
-  if (node.lock_owner == kZombieOwner && std::ranges::find(under_way, op.inode, &SimUnderWay::inode) == under_way.end()) {
+  if (node.lock_owner == kZombieOwner &&
+      std::ranges::find(under_way, op.inode, &SimUnderWay::inode) == under_way.end()) {
     node.lock_owner = 0;
   }
 }

@@ -6,13 +6,15 @@
 //   * A completed write is volatile until a flush of its file that began after it completed, or is
 //     durable at completion when it was a durable write (with the sizes needed to read it).
 //   * Queue writes that were submitted and not reaped are under way: at a crash they are lost, kept
-//     or torn. They complete in a seeded random order. Prepared, unsubmitted ones are the process's.
-//   * Creates, renames and removals are volatile until the directory is flushed; a rename is atomic.
+//     or torn. They complete in a seeded random order. Prepared, unsubmitted ones are the
+//     process's.
+//   * Creates, renames and removals are volatile until the directory is flushed; a rename is
+//   atomic.
 //     Sizes set by resize become durable with a flush of the file, and survive in order: a later
 //     size never without the earlier ones.
 //   * Every operation has an index. The observer runs before it takes effect and may call
-//     `survivor()` for each CrashOutcome: what would be found if the power failed right here. So one
-//     run of a workload yields the crash states of every index without running it again.
+//     `survivor()` for each CrashOutcome: what would be found if the power failed right here. So
+//     one run of a workload yields the crash states of every index without running it again.
 //
 // Deterministic for a given seed when one thread uses it. Thread-safe: one recursive mutex, held
 // while the observer runs (the observer may call any method of the disk).
@@ -49,9 +51,10 @@ enum class CrashOutcome : std::uint8_t {
   reordered,      ///< a random prefix per file, another for the entries
 };
 inline constexpr std::array kCrashOutcomes{
-    CrashOutcome::none,       CrashOutcome::all,          CrashOutcome::prefix,        CrashOutcome::all_but_one,
-    CrashOutcome::one_only,   CrashOutcome::random_512,   CrashOutcome::random_4096,   CrashOutcome::torn_last,
-    CrashOutcome::entries_lost, CrashOutcome::metadata_only, CrashOutcome::reordered};
+    CrashOutcome::none,          CrashOutcome::all,       CrashOutcome::prefix,
+    CrashOutcome::all_but_one,   CrashOutcome::one_only,  CrashOutcome::random_512,
+    CrashOutcome::random_4096,   CrashOutcome::torn_last, CrashOutcome::entries_lost,
+    CrashOutcome::metadata_only, CrashOutcome::reordered};
 [[nodiscard]] std::string_view outcome_name(CrashOutcome outcome) noexcept;
 
 /// One kind of misbehaviour at one place. It fires on operations that match all of `op`, `kind` and
@@ -87,7 +90,8 @@ class SimDisk {
   /// Kinds: create open rename remove dir_flush read write write_durable flush resize lock. Looking
   /// up sizes and names is no operation. `file` is the name under which the file was opened ("" for
   /// the directory). A queued write is an operation when it completes.
-  using Observer = std::function<void(std::uint64_t op, std::string_view kind, std::string_view file)>;
+  using Observer =
+      std::function<void(std::uint64_t op, std::string_view kind, std::string_view file)>;
 
   explicit SimDisk(std::uint64_t seed = 1, std::uint32_t block_size = 4096);
   ~SimDisk();
@@ -104,18 +108,20 @@ class SimDisk {
   void set_block_size(std::uint32_t bytes);  ///< 512 or 4096, for directories attached later
   void set_capacity(std::uint64_t bytes);    ///< sum of file sizes beyond which growth is disk_full
 
-  /// The medium as it may be found if the power failed now. Works during an observer call, and after
-  /// crash().
+  /// The medium as it may be found if the power failed now. Works during an observer call, and
+  /// after crash().
   [[nodiscard]] SimDisk survivor(CrashOutcome outcome, std::uint64_t seed) const;
   /// Volatile items now; 0 means that all outcomes are alike.
   [[nodiscard]] std::size_t volatile_items() const;
 
-  /// The power fails: every operation of every attached directory fails from now on, changing nothing.
+  /// The power fails: every operation of every attached directory fails from now on, changing
+  /// nothing.
   void crash();
   void crash_at(std::uint64_t op);  ///< crash before the operation with this index takes effect
   [[nodiscard]] bool crashed() const;
-  /// kill -9 of all attached processes: the kernel's cache stays, submitted operations stay under way
-  /// and hold their files' locks until they land: at a lock() with a time-out, or at settle().
+  /// kill -9 of all attached processes: the kernel's cache stays, submitted operations stay under
+  /// way and hold their files' locks until they land: at a lock() with a time-out, or at settle()
+  ///
   void kill_processes();
   void settle();
 
@@ -126,10 +132,12 @@ class SimDisk {
   // For tests that look at or damage the stored bytes.
   [[nodiscard]] std::vector<std::string> files() const;  ///< sorted
   [[nodiscard]] bool exists(std::string_view name) const;
-  [[nodiscard]] std::vector<std::byte> file_bytes(std::string_view name) const;  ///< as a process would read
-  void set_file_bytes(std::string_view name, std::span<const std::byte> bytes);  ///< durable; creates
-  void remove_file(std::string_view name);                                       ///< durable
-  void flip(std::string_view file, std::uint64_t bit);  ///< in every copy of that byte
+  [[nodiscard]] std::vector<std::byte> file_bytes(
+      std::string_view name) const;  ///< as a process would read
+  void set_file_bytes(std::string_view name,
+                      std::span<const std::byte> bytes);  ///< durable; creates
+  void remove_file(std::string_view name);                ///< durable
+  void flip(std::string_view file, std::uint64_t bit);    ///< in every copy of that byte
   /// Of the durable names, sizes and bytes. Equal images have equal hashes.
   [[nodiscard]] std::uint64_t image_hash() const;
 

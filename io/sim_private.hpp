@@ -16,8 +16,8 @@
 
 namespace kessai::io {
 
-/// The bytes of a file: sparse, zero where never written, cheap to copy (pages are shared and copied
-/// before they change).
+/// The bytes of a file: sparse, zero where never written, cheap to copy (pages are shared and
+/// copied before they change).
 class SimContent {
  public:
   void read(std::uint64_t offset, std::span<std::byte> into) const;
@@ -53,7 +53,9 @@ struct SimItem {
   SimBytes data{};
   std::size_t begin = 0;  ///< part of `data` that counts (later durable writes cut pieces out)
   std::size_t size = 0;
-  [[nodiscard]] std::span<const std::byte> bytes() const { return std::span(*data).subspan(begin, size); }
+  [[nodiscard]] std::span<const std::byte> bytes() const {
+    return std::span(*data).subspan(begin, size);
+  }
 };
 
 struct SimInode {
@@ -102,21 +104,27 @@ class SimDisk::Medium {
 
   /// Counts the operation, runs the observer, fails when the power or the process is gone, and
   /// returns the fault to apply.
-  Result<std::optional<Fault>> begin(std::string_view kind, std::string_view file, std::uint64_t epoch_of_caller);
+  Result<std::optional<Fault>> begin(std::string_view kind, std::string_view file,
+                                     std::uint64_t epoch_of_caller);
   [[nodiscard]] Result<void> alive(std::uint64_t epoch_of_caller) const;
   SimInode& inode(SimInodeId id) { return inodes.at(id); }
-  [[nodiscard]] Result<void> check_space(const SimInode& of, std::uint64_t new_size, const std::string& path) const;
+  [[nodiscard]] Result<void> check_space(const SimInode& of, std::uint64_t new_size,
+                                         const std::string& path) const;
   /// A completed write or durable write takes effect, as `fault` has it.
-  Result<void> apply_write(SimInodeId id, std::string_view file, std::uint64_t offset, std::span<const std::byte> from,
-                           bool durable, const std::optional<Fault>& fault, std::uint64_t epoch_of_caller);
+  Result<void> apply_write(SimInodeId id, std::string_view file, std::uint64_t offset,
+                           std::span<const std::byte> from, bool durable,
+                           const std::optional<Fault>& fault, std::uint64_t epoch_of_caller);
   Result<void> apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault);
   void change_entries(std::vector<std::pair<std::string, SimInodeId>> changes);
   void collect_garbage();
   void land(std::size_t index);  ///< of under_way
   void land_zombies();
-  [[nodiscard]] SimInodeId look_up(std::string_view name) const;  ///< 0 when absent; durable names count
+  [[nodiscard]] SimInodeId look_up(
+      std::string_view name) const;  ///< 0 when absent; durable names count
   [[nodiscard]] std::shared_ptr<Medium> survivor(CrashOutcome outcome, std::uint64_t seed) const;
-  [[nodiscard]] std::string path_of(std::string_view file) const { return "sim:/" + std::string(file); }
+  [[nodiscard]] std::string path_of(std::string_view file) const {
+    return "sim:/" + std::string(file);
+  }
 
   mutable std::recursive_mutex mutex;  // guards everything below
   SeededRandom rng;
@@ -145,6 +153,7 @@ class SimDisk::Medium {
   std::optional<Fault> match_fault(std::uint64_t op, std::string_view kind, std::string_view file);
 };
 
-[[nodiscard]] std::unique_ptr<Directory> make_sim_directory(std::shared_ptr<SimDisk::Medium> medium);
+[[nodiscard]] std::unique_ptr<Directory> make_sim_directory(
+    std::shared_ptr<SimDisk::Medium> medium);
 
 }  // namespace kessai::io

@@ -18,7 +18,9 @@ struct Unit {
 class Survival {
  public:
   Survival(SimDisk::Medium& medium, CrashOutcome outcome, std::uint64_t seed)
-      : medium_(medium), outcome_(outcome), rng_(seed ^ (static_cast<std::uint64_t>(outcome) << 56)) {}
+      : medium_(medium),
+        outcome_(outcome),
+        rng_(seed ^ (static_cast<std::uint64_t>(outcome) << 56)) {}
 
   void run(const SimDisk::Medium& from) {
     gather(from);
@@ -36,9 +38,11 @@ class Survival {
 
  private:
   void gather(const SimDisk::Medium& from) {
-    for (const auto& entry : medium_.entries) units_.push_back({.seq = entry.seq, .entry = &entry, .item = {}});
+    for (const auto& entry : medium_.entries)
+      units_.push_back({.seq = entry.seq, .entry = &entry, .item = {}});
     for (const auto& [id, node] : medium_.inodes) {
-      for (const auto& item : node.items) units_.push_back({.seq = item.seq, .inode = id, .item = item});
+      for (const auto& item : node.items)
+        units_.push_back({.seq = item.seq, .inode = id, .item = item});
     }
     std::ranges::sort(units_, {}, &Unit::seq);
     const std::size_t completed = units_.size();
@@ -71,16 +75,32 @@ class Survival {
     for (std::size_t i = 0; i < n; ++i) {
       Unit& u = units_[i];
       switch (outcome_) {
-        case CrashOutcome::none: u.keep = false; break;
-        case CrashOutcome::all: break;
-        case CrashOutcome::prefix: u.keep = i < cut; break;
-        case CrashOutcome::all_but_one: u.keep = i != chosen; break;
-        case CrashOutcome::one_only: u.keep = i == chosen; break;
+        case CrashOutcome::none:
+          u.keep = false;
+          break;
+        case CrashOutcome::all:
+          break;
+        case CrashOutcome::prefix:
+          u.keep = i < cut;
+          break;
+        case CrashOutcome::all_but_one:
+          u.keep = i != chosen;
+          break;
+        case CrashOutcome::one_only:
+          u.keep = i == chosen;
+          break;
         case CrashOutcome::random_512:
-        case CrashOutcome::random_4096: u.keep = u.is_write() || coin(); break;
-        case CrashOutcome::torn_last: break;
-        case CrashOutcome::entries_lost: u.keep = u.entry == nullptr; break;
-        case CrashOutcome::metadata_only: u.keep = true; break;
+        case CrashOutcome::random_4096:
+          u.keep = u.is_write() || coin();
+          break;
+        case CrashOutcome::torn_last:
+          break;
+        case CrashOutcome::entries_lost:
+          u.keep = u.entry == nullptr;
+          break;
+        case CrashOutcome::metadata_only:
+          u.keep = true;
+          break;
         case CrashOutcome::reordered: {
           std::size_t& left = quota[u.inode];
           u.keep = left > 0;
@@ -123,15 +143,18 @@ class Survival {
 
   void apply_write(SimInode& node, const SimItem& item, bool last) {
     switch (outcome_) {
-      case CrashOutcome::random_512: return apply_blocks(node, item, 512);
-      case CrashOutcome::random_4096: return apply_blocks(node, item, 4096);
+      case CrashOutcome::random_512:
+        return apply_blocks(node, item, 512);
+      case CrashOutcome::random_4096:
+        return apply_blocks(node, item, 4096);
       case CrashOutcome::metadata_only:
         if (item.extends) node.durable_size = std::max(node.durable_size, item.offset + item.size);
         return;
       case CrashOutcome::torn_last:
         if (last) return apply_torn(node, item);
         [[fallthrough]];
-      default: return node.harden(item);
+      default:
+        return node.harden(item);
     }
   }
 
@@ -145,13 +168,15 @@ class Survival {
 
   /// The size of a write that made the file longer may survive without its bytes.
   void maybe_keep_size(SimInode& node, const SimItem& item) {
-    if (item.extends && rng_.below(2) == 0) node.durable_size = std::max(node.durable_size, item.offset + item.size);
+    if (item.extends && rng_.below(2) == 0)
+      node.durable_size = std::max(node.durable_size, item.offset + item.size);
   }
 
   void apply_blocks(SimInode& node, const SimItem& item, std::size_t block) {
     maybe_keep_size(node, item);
     for (std::size_t at = 0; at < item.size;) {
-      const std::size_t n = std::min<std::uint64_t>(item.size - at, block - (item.offset + at) % block);
+      const std::size_t n =
+          std::min<std::uint64_t>(item.size - at, block - (item.offset + at) % block);
       if (coin()) node.harden(piece(item, at, n));
       at += n;
     }
@@ -165,12 +190,17 @@ class Survival {
     const std::size_t size = std::min(kSector, item.size - at);
     if (at > 0) node.harden(piece(item, 0, at));
     switch (rng_.below(4)) {
-      case 0: node.harden(piece(item, at, size * 3 / 8)); break;
-      case 1: node.harden(piece(item, at, size * 7 / 8)); break;
+      case 0:
+        node.harden(piece(item, at, size * 3 / 8));
+        break;
+      case 1:
+        node.harden(piece(item, at, size * 7 / 8));
+        break;
       case 2:
         if (item.offset + at + size <= node.durable_size) node.durable.zero(item.offset + at, size);
         break;
-      default: break;
+      default:
+        break;
     }
   }
 
@@ -183,7 +213,8 @@ class Survival {
 
 }  // namespace
 
-std::shared_ptr<SimDisk::Medium> SimDisk::Medium::survivor(CrashOutcome outcome, std::uint64_t seed) const {
+std::shared_ptr<SimDisk::Medium> SimDisk::Medium::survivor(CrashOutcome outcome,
+                                                           std::uint64_t seed) const {
   const std::lock_guard lock(mutex);
   auto after = std::make_shared<Medium>(*this);
   Survival(*after, outcome, seed).run(*this);

@@ -61,7 +61,8 @@ struct IndexHolder {
 sigset_t asynchronous_signals() {
   sigset_t set;
   sigfillset(&set);
-  for (const int s : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS, SIGPROF}) sigdelset(&set, s);
+  for (const int s : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS, SIGPROF})
+    sigdelset(&set, s);
   return set;
 }
 
@@ -70,7 +71,9 @@ sigset_t asynchronous_signals() {
 void SpinMutex::lock_slow() noexcept {
   static constexpr int kSpins = 100;
   for (int spins = 0;;) {
-    if (held_.load(std::memory_order_relaxed) == 0 && held_.exchange(1, std::memory_order_acquire) == 0) return;
+    if (held_.load(std::memory_order_relaxed) == 0 &&
+        held_.exchange(1, std::memory_order_acquire) == 0)
+      return;
     if (++spins < kSpins) {
       cpu_relax();
     } else {
@@ -83,7 +86,8 @@ void SpinMutex::lock_slow() noexcept {
 bool CondVar::wait_for(Mutex& m, std::uint64_t timeout_ns) {
   static constexpr std::uint64_t kLongest = 3'600'000'000'000;  // deadline arithmetic must not wrap
   std::unique_lock<std::mutex> held(m.mutex_, std::adopt_lock);
-  const auto status = cv_.wait_for(held, std::chrono::nanoseconds(timeout_ns < kLongest ? timeout_ns : kLongest));
+  const auto status =
+      cv_.wait_for(held, std::chrono::nanoseconds(timeout_ns < kLongest ? timeout_ns : kLongest));
   held.release();
   return status == std::cv_status::no_timeout;
 }
@@ -118,7 +122,8 @@ void Thread::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) {
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                std::uint64_t timeout_ns) {
   static_assert(sizeof(word) == sizeof(std::uint32_t));
   const timespec timeout{.tv_sec = static_cast<time_t>(timeout_ns / 1'000'000'000),
                          .tv_nsec = static_cast<long>(timeout_ns % 1'000'000'000)};
@@ -134,7 +139,8 @@ void yield_thread() noexcept { ::sched_yield(); }
 unsigned thread_index() noexcept {
   if (t_index == kNoIndex) {
     static thread_local IndexHolder holder;
-    if (t_index == kNoIndex) t_index = index_pool().take();  // the holder is gone: see its destructor
+    if (t_index == kNoIndex)
+      t_index = index_pool().take();  // the holder is gone: see its destructor
   }
   return t_index;
 }

@@ -52,7 +52,8 @@ class KESSAI_CAPABILITY("mutex") SpinMutex {
     if (held_.exchange(1, std::memory_order_acquire) != 0) lock_slow();
   }
   bool try_lock() KESSAI_TRY_ACQUIRE(true) {
-    return held_.load(std::memory_order_relaxed) == 0 && held_.exchange(1, std::memory_order_acquire) == 0;
+    return held_.load(std::memory_order_relaxed) == 0 &&
+           held_.exchange(1, std::memory_order_acquire) == 0;
   }
   // Release pairs with the acquire exchange of the next holder.
   void unlock() KESSAI_RELEASE() { held_.store(0, std::memory_order_release); }
@@ -103,7 +104,8 @@ class Thread {
 
 /// Futex on a 32-bit word: blocks while `word == expected`, at most `timeout_ns`. Spurious returns
 /// are allowed.
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns);
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                std::uint64_t timeout_ns);
 void futex_wake(const std::atomic<std::uint32_t>& word, int count);
 
 /// Spin-wait hint; after enough of them the caller should yield or sleep.

@@ -2,12 +2,15 @@
 // The queue of the io_uring back end: one ring per queue.
 //
 // Choices
-//   * A plain ring. SINGLE_ISSUER and DEFER_TASKRUN need one submitting thread for ever, but a queue
+//   * A plain ring. SINGLE_ISSUER and DEFER_TASKRUN need one submitting thread for ever, but a
+//   queue
 //     moves between threads under its caller's lock. COOP_TASKRUN would leave a completion pending
 //     until the submitter's next system call, also when another thread reaps.
-//   * No linked SQEs: a short write breaks a soft link, and a hard link flushes over the torn write.
+//   * No linked SQEs: a short write breaks a soft link, and a hard link flushes over the torn
+//   write.
 //     Write and flush are two steps of one operation here, the second submitted by `reap`.
-//   * No IOPOLL (it refuses fsync), no SQPOLL (it burns a core), no registered files (os_private.hpp).
+//   * No IOPOLL (it refuses fsync), no SQPOLL (it burns a core), no registered files
+//   (os_private.hpp).
 //   * Completions carry slot and generation; an unknown or doubled one is a broken kernel interface
 //     and stops the process before it can acknowledge anything wrong.
 #include <liburing.h>
@@ -58,20 +61,25 @@ class UringQueue final : public Queue {
     return depth_ - static_cast<unsigned>(free_.size()) + static_cast<unsigned>(failed_.size());
   }
 
-  void read(File& file, std::uint64_t offset, std::span<std::byte> into, std::uint64_t tag) override {
+  void read(File& file, std::uint64_t offset, std::span<std::byte> into,
+            std::uint64_t tag) override {
     prepare(file, offset, into.data(), into.size(), tag, Transfer::read, false);
   }
-  void write(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
-    prepare(file, offset, const_cast<std::byte*>(from.data()), from.size(), tag, Transfer::write, false);
+  void write(File& file, std::uint64_t offset, std::span<const std::byte> from,
+             std::uint64_t tag) override {
+    prepare(file, offset, const_cast<std::byte*>(from.data()), from.size(), tag, Transfer::write,
+            false);
   }
-  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from, std::uint64_t tag) override {
+  void write_durable(File& file, std::uint64_t offset, std::span<const std::byte> from,
+                     std::uint64_t tag) override {
     const bool flush_after = dsync_refused_ || dir_.durable_mode() == DurableMode::write_then_flush;
     prepare(file, offset, const_cast<std::byte*>(from.data()), from.size(), tag,
             flush_after ? Transfer::write : Transfer::write_dsync, flush_after);
   }
 
   void submit() override {
-    for (int retries = 0; !to_submit_.empty() && !broken_ && retries <= kMaxRetries; ++retries) enter(0);
+    for (int retries = 0; !to_submit_.empty() && !broken_ && retries <= kMaxRetries; ++retries)
+      enter(0);
   }
 
   std::size_t reap(std::vector<Completion>& out, unsigned wait_for) override {
@@ -83,7 +91,8 @@ class UringQueue final : public Queue {
       const std::size_t got = out.size() - before;
       if (got >= wait_for) break;
       // One system call submits and waits. A re-driven transfer makes the loop come round again.
-      enter(static_cast<unsigned>(std::min<std::size_t>(wait_for - got, in_kernel_ + to_submit_.size())));
+      enter(static_cast<unsigned>(
+          std::min<std::size_t>(wait_for - got, in_kernel_ + to_submit_.size())));
     }
     submit();
     return out.size() - before;
@@ -104,8 +113,8 @@ class UringQueue final : public Queue {
     std::uint32_t generation = 0;
   };
 
-  void prepare(File& file, std::uint64_t offset, std::byte* data, std::size_t size, std::uint64_t tag, Transfer kind,
-               bool flush_after) {
+  void prepare(File& file, std::uint64_t offset, std::byte* data, std::size_t size,
+               std::uint64_t tag, Transfer kind, bool flush_after) {
     KESSAI_CHECK(in_flight() < depth_);
     KESSAI_DCHECK(dynamic_cast<OsFile*>(&file) != nullptr);
     auto* os = static_cast<OsFile*>(&file);
@@ -130,7 +139,9 @@ class UringQueue final : public Queue {
   }
 
   /// Fails without the kernel; counts as in flight until reaped.
-  void refuse(std::uint64_t tag, Error error) { failed_.push_back({tag, std::unexpected(std::move(error))}); }
+  void refuse(std::uint64_t tag, Error error) {
+    failed_.push_back({tag, std::unexpected(std::move(error))});
+  }
 
   /// An SQE for what is left of the slot's operation. There is always room: one SQE per slot.
   void push(unsigned slot) {
@@ -208,8 +219,8 @@ class UringQueue final : public Queue {
       --in_kernel_;
       step(slot, res, out);
     }
-    // The kernel reports a lost page of a buffered file to one operation only: what completed beside
-    // a failed flush is not durable either.
+    // The kernel reports a lost page of a buffered file to one operation only: what completed
+    // beside a failed flush is not durable either.
     for (std::size_t i = first; i < out.size(); ++i) {
       OsFile* const file = durable_of_[i - first];
       if (file != nullptr && out[i].result && file->failed_flush() != 0) {
@@ -225,8 +236,8 @@ class UringQueue final : public Queue {
   void step(unsigned slot, int res, std::vector<Completion>& out) {
     Slot& s = slots_[slot];
     const bool flushing = s.size == 0 && s.flush_after;
-    // ECANCELED: the submitting thread exited before a kernel worker took the request up. Nothing ran,
-    // so a flush is not being retried after a failure here.
+    // ECANCELED: the submitting thread exited before a kernel worker took the request up. Nothing
+    // ran, so a flush is not being retried after a failure here.
     if (res == -ECANCELED) return again(slot, ECANCELED, out);
     if (flushing) {
       if (res < 0) return complete(slot, fail(s.file->flush_error(-res)), -res, out);
@@ -239,11 +250,13 @@ class UringQueue final : public Queue {
       s.flush_after = true;
       return push(slot);
     }
-    if (res < 0) return complete(slot, fail(s.file->transfer_error(-res, s.kind, s.offset)), -res, out);
+    if (res < 0)
+      return complete(slot, fail(s.file->transfer_error(-res, s.kind, s.offset)), -res, out);
     const std::size_t moved = usable_progress(static_cast<std::size_t>(res), s.size);
     if (moved == 0 && s.size > 0) {
       if (s.kind != Transfer::read) return again(slot, EIO, out);
-      return complete(slot, fail(s.file->no_progress(s.kind, s.offset + static_cast<unsigned>(res))), EIO, out);
+      return complete(
+          slot, fail(s.file->no_progress(s.kind, s.offset + static_cast<unsigned>(res))), EIO, out);
     }
     s.retries = 0;
     s.offset += moved;
@@ -273,15 +286,15 @@ class UringQueue final : public Queue {
   const unsigned depth_;
   io_uring ring_{};
   bool ready_ = false;
-  bool broken_ = false;         // the kernel refused the ring for good: nothing is submitted any more
+  bool broken_ = false;  // the kernel refused the ring for good: nothing is submitted any more
   bool dsync_refused_ = false;  // EOPNOTSUPP for RWF_DSYNC
   int refusals_ = 0;
   std::vector<Slot> slots_;
   std::vector<unsigned> free_;
   std::deque<unsigned> to_submit_;  // slots with an SQE that the kernel has not taken, in SQ order
   unsigned in_kernel_ = 0;
-  std::vector<Completion> failed_;      // failed without the kernel
-  std::vector<OsFile*> durable_of_;     // during collect: per new completion, its file if durable
+  std::vector<Completion> failed_;   // failed without the kernel
+  std::vector<OsFile*> durable_of_;  // during collect: per new completion, its file if durable
 };
 
 std::string read_small_file(const char* path) {
@@ -307,7 +320,8 @@ std::string likely_cause(int error) {
     case ENOMEM: {
       rlimit limit{};
       ::getrlimit(RLIMIT_MEMLOCK, &limit);
-      return "locked memory is limited (RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) + " bytes)";
+      return "locked memory is limited (RLIMIT_MEMLOCK is " + std::to_string(limit.rlim_cur) +
+             " bytes)";
     }
     case EMFILE:
     case ENFILE:

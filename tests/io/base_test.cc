@@ -60,9 +60,12 @@ TEST(Sync, SpinMutexExcludes) {
     }
   }
   EXPECT_EQ(counter, 4U * kRounds);
-  EXPECT_TRUE(mutex.try_lock());
-  EXPECT_FALSE(mutex.try_lock());
-  mutex.unlock();
+  const SpinLock held(mutex);
+  Thread("try", [&] {
+    const bool got = mutex.try_lock();
+    EXPECT_FALSE(got);
+    if (got) mutex.unlock();
+  }).join();
 }
 
 TEST(Sync, CondVarTimesOutAndWakesUp) {

@@ -39,7 +39,9 @@ class FileSuite : public testing::TestWithParam<Backend> {
     return f ? std::move(*f) : nullptr;
   }
 
-  std::unique_ptr<Queue> queue(unsigned depth) { return std::move(dir_->make_queue(depth).value()); }
+  std::unique_ptr<Queue> queue(unsigned depth) {
+    return std::move(dir_->make_queue(depth).value());
+  }
 
   static AlignedBuffer filled(std::size_t bytes, unsigned char with) {
     AlignedBuffer b(bytes);
@@ -103,7 +105,8 @@ TEST_P(FileSuite, ReadingPastTheEndIsDamageWithFileAndOffset) {
   Completions done;
   for (const std::uint64_t size : {2 * kBlock, 2 * kBlock - 100}) {
     expect_ok(file->resize(size));
-    for (const std::uint64_t offset : {std::uint64_t{kBlock}, std::uint64_t{2 * kBlock}, std::uint64_t{1} << 30}) {
+    for (const std::uint64_t offset :
+         {std::uint64_t{kBlock}, std::uint64_t{2 * kBlock}, std::uint64_t{1} << 30}) {
       const auto r = file->read(offset, b.span());
       ASSERT_FALSE(r) << offset;
       EXPECT_EQ(r.error(), Code::damaged) << r.error().message();
@@ -212,7 +215,8 @@ TEST_P(FileSuite, QueuesMoveEveryByteOnce) {
       if (random.below(4) == 0) q->submit();
       ASSERT_EQ(q->in_flight(), under_way.size());
       Completions done;
-      const auto wait = random.below(3) == 0 || free.empty() ? random.below(under_way.size() + 1) : 0;
+      const auto wait =
+          random.below(3) == 0 || free.empty() ? random.below(under_way.size() + 1) : 0;
       if (random.below(2) == 0 || wait > 0) {
         ASSERT_GE(q->reap(done, static_cast<unsigned>(wait)), wait);
       }
@@ -263,7 +267,8 @@ TEST_P(FileSuite, QueuesOutliveTheThreadThatSubmitted) {
         for (unsigned i = 0; i < kDepth; ++i) q->write_durable(*file, i * kBlock, b.span(), i);
         q->submit();
       });
-    }()).join();
+    }())
+        .join();
     Completions done;
     EXPECT_EQ(q->reap(done, kDepth), kDepth);
     for (const auto& c : done) expect_ok(c.result);
@@ -293,7 +298,8 @@ TEST_P(FileSuite, OneProcessCannotLockAFileTwice) {
   const auto second = open("a", OpenMode::read_write);
   expect_ok(first->lock(0));
   expect_ok(first->lock(0));  // holding it is no conflict
-  const auto refused = second->lock(0);
+  // At once, whatever the time-out: nobody else can end this wait.
+  const auto refused = second->lock(3'600'000'000'000);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error(), Code::locked);
   EXPECT_NE(refused.error().message().find(second->path()), std::string::npos);
@@ -306,7 +312,8 @@ TEST_P(FileSuite, QueueDepthIsChecked) {
   EXPECT_EQ(dir_->make_queue(1 << 20).error(), Code::invalid_argument);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, FileSuite, testing::Values(Backend::uring, Backend::posix, Backend::simulated),
+INSTANTIATE_TEST_SUITE_P(Backends, FileSuite,
+                         testing::Values(Backend::uring, Backend::posix, Backend::simulated),
                          [](const auto& backend) {
                            return backend.param == Backend::uring   ? "uring"
                                   : backend.param == Backend::posix ? "posix"

@@ -37,9 +37,11 @@ class OsSuite : public testing::TestWithParam<Backend> {
     ASSERT_TRUE(opened) << opened.error().message();
     dir_ = std::move(*opened);
   }
-  [[nodiscard]] std::string path(const std::string& name = "") const { return temp_.path() + "/store/" + name; }
+  [[nodiscard]] std::string path(const std::string& name = "") const {
+    return temp_.path() + "/store/" + name;
+  }
   [[nodiscard]] unsigned mode_of(const std::string& p) const {
-    struct stat st {};
+    struct stat st{};
     EXPECT_EQ(::stat(p.c_str(), &st), 0);
     return st.st_mode & 07777;
   }
@@ -51,14 +53,16 @@ class OsSuite : public testing::TestWithParam<Backend> {
 TEST_P(OsSuite, StoresAreForTheirOwnerOnly) {
   const mode_t old = ::umask(0);
   ASSERT_TRUE(dir_->open("a", OpenMode::create_new));
-  ASSERT_TRUE(open_directory(temp_.path() + "/other", {.backend = GetParam(), .create = true, .log = {}}));
+  ASSERT_TRUE(
+      open_directory(temp_.path() + "/other", {.backend = GetParam(), .create = true, .log = {}}));
   ::umask(old);
   EXPECT_EQ(mode_of(path("a")), 0600U);
   EXPECT_EQ(mode_of(temp_.path() + "/other"), 0700U);
 }
 
 TEST_P(OsSuite, MissingDirectoriesAreNamed) {
-  const auto r = open_directory(temp_.path() + "/none", {.backend = GetParam(), .create = false, .log = {}});
+  const auto r =
+      open_directory(temp_.path() + "/none", {.backend = GetParam(), .create = false, .log = {}});
   ASSERT_FALSE(r);
   EXPECT_EQ(r.error(), Code::store_missing);
   EXPECT_NE(r.error().message().find("/none"), std::string::npos);
@@ -67,7 +71,9 @@ TEST_P(OsSuite, MissingDirectoriesAreNamed) {
 // Goal: no file of somebody else is ever opened through the store directory, and a FIFO does not
 // hang the open.
 TEST_P(OsSuite, OnlyRegularFilesAreOpened) {
-  { std::fclose(std::fopen((temp_.path() + "/victim").c_str(), "w")); }
+  {
+    std::fclose(std::fopen((temp_.path() + "/victim").c_str(), "w"));
+  }
   ASSERT_EQ(::symlink((temp_.path() + "/victim").c_str(), path("link").c_str()), 0);
   ASSERT_EQ(::mkfifo(path("fifo").c_str(), 0600), 0);
   ASSERT_EQ(::mkdir(path("dir").c_str(), 0700), 0);
@@ -87,7 +93,8 @@ TEST_P(OsSuite, DescriptorsAreClosedOnExecAndDirectWherePossible) {
   for (int fd = 3; fd < 64; ++fd) {
     char target[512] = {};
     const std::string link = "/proc/self/fd/" + std::to_string(fd);
-    if (::readlink(link.c_str(), target, sizeof target - 1) < 0 || file->path().find(target) == std::string::npos) {
+    if (::readlink(link.c_str(), target, sizeof target - 1) < 0 ||
+        file->path().find(target) == std::string::npos) {
       if (std::string_view(target).ends_with("/a") == false) continue;
     }
     found = true;
@@ -112,7 +119,8 @@ TEST_P(OsSuite, ShortWritesAreDrivenOnAndFailuresOfDurableOnesStick) {
     const rlimit small{.rlim_cur = 2 * kBlock, .rlim_max = RLIM_INFINITY};
     if (::setrlimit(RLIMIT_FSIZE, &small) != 0) return 2;
     auto is_full = [](const Result<void>& r, std::uint64_t offset) {
-      return !r && r.error() == Code::disk_full && r.error().os_error() == EFBIG && r.error().detail().offset == offset;
+      return !r && r.error() == Code::disk_full && r.error().os_error() == EFBIG &&
+             r.error().detail().offset == offset;
     };
     if (!is_full(file->write(0, b.span()), 2 * kBlock)) return 3;
     if (*file->size() != 2 * kBlock) return 4;
@@ -120,7 +128,8 @@ TEST_P(OsSuite, ShortWritesAreDrivenOnAndFailuresOfDurableOnesStick) {
     q->write(*file, 0, b.span(), 1);
     q->reap(done, 1);
     if (!is_full(done[0].result, 2 * kBlock)) return 5;
-    if (file->resize(16 * kBlock).error() != Code::disk_full || *file->size() != 2 * kBlock) return 6;
+    if (file->resize(16 * kBlock).error() != Code::disk_full || *file->size() != 2 * kBlock)
+      return 6;
     if (!file->flush()) return 7;  // plain writes that failed do not poison
     q->write_durable(*file, 0, b.span(), 2);
     done.clear();
@@ -163,7 +172,8 @@ TEST_P(OsSuite, LocksExcludeOtherProcessesUntilTheyAreGone) {
   EXPECT_EQ(refused.error(), Code::locked);
   EXPECT_NE(refused.error().message().find(file->path()), std::string::npos);
   ::kill(child, SIGKILL);
-  const auto locked = file->lock(20 * kSecond);  // not waitpid first: the kernel decides when it is free
+  const auto locked =
+      file->lock(20 * kSecond);  // not waitpid first: the kernel decides when it is free
   EXPECT_TRUE(locked) << locked.error().message();
   ::waitpid(child, nullptr, 0);
   ::close(ready[0]);
@@ -184,8 +194,10 @@ TEST_P(OsSuite, ClosingTheFileFreesItsLock) {
     q.reset();
     file.reset();
     EXPECT_EQ(in_child([&] {
-                auto opened = open_directory(path(), {.backend = Backend::posix, .create = false, .log = {}});
-                auto f = std::move((*opened)->open("r" + std::to_string(round), OpenMode::read_write).value());
+                auto opened =
+                    open_directory(path(), {.backend = Backend::posix, .create = false, .log = {}});
+                auto f = std::move(
+                    (*opened)->open("r" + std::to_string(round), OpenMode::read_write).value());
                 return f->lock(10 * kSecond) ? 0 : 1;
               }),
               0);
@@ -193,7 +205,9 @@ TEST_P(OsSuite, ClosingTheFileFreesItsLock) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, OsSuite, testing::Values(Backend::uring, Backend::posix),
-                         [](const auto& backend) { return backend.param == Backend::uring ? "uring" : "posix"; });
+                         [](const auto& backend) {
+                           return backend.param == Backend::uring ? "uring" : "posix";
+                         });
 
 /// From now on this process gets `error` for the system call `nr`.
 bool deny_syscall(unsigned nr, unsigned error) {
@@ -204,13 +218,15 @@ bool deny_syscall(unsigned nr, unsigned error) {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   const sock_fprog program{.len = sizeof code / sizeof code[0], .filter = code};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 int works_without_ring(const std::string& path, std::string_view must_say) {
   std::vector<std::string> lines;
-  auto opened = open_directory(
-      path, {.backend = Backend::automatic, .create = true, .log = [&](std::string_view l) { lines.emplace_back(l); }});
+  auto opened = open_directory(path, {.backend = Backend::automatic,
+                                      .create = true,
+                                      .log = [&](std::string_view l) { lines.emplace_back(l); }});
   if (!opened) return 1;
   if ((*opened)->backend() != Backend::posix) return 2;
   if (lines.size() != 1 || lines[0].find(must_say) == std::string::npos) return 3;
@@ -221,7 +237,8 @@ int works_without_ring(const std::string& path, std::string_view must_say) {
   q->write_durable(*file, 0, b.span(), 1);
   Completions done;
   if (q->reap(done, 1) != 1 || !done[0].result) return 5;
-  const auto demanded = open_directory(path, {.backend = Backend::uring, .create = false, .log = {}});
+  const auto demanded =
+      open_directory(path, {.backend = Backend::uring, .create = false, .log = {}});
   if (demanded || demanded.error() != Code::not_supported) return 6;
   if (demanded.error().message().find(must_say) == std::string::npos) return 7;
   return 0;
@@ -237,11 +254,16 @@ TEST(Fallback, RefusedRingsGiveThePosixBackEndAndOneLogLine) {
     const char* must_say;
   };
   int n = 0;
-  for (const Case& c : {Case{SYS_io_uring_setup, EPERM, "seccomp"}, Case{SYS_io_uring_setup, ENOSYS, "no io_uring"},
-                        Case{SYS_io_uring_setup, ENOMEM, "RLIMIT_MEMLOCK"}, Case{SYS_io_uring_enter, EPERM, "seccomp"},
-                        Case{SYS_io_uring_register, EACCES, "io_uring"}}) {
+  for (const Case& c :
+       {Case{SYS_io_uring_setup, EPERM, "seccomp"}, Case{SYS_io_uring_setup, ENOSYS, "no io_uring"},
+        Case{SYS_io_uring_setup, ENOMEM, "RLIMIT_MEMLOCK"},
+        Case{SYS_io_uring_enter, EPERM, "seccomp"},
+        Case{SYS_io_uring_register, EACCES, "io_uring"}}) {
     const std::string path = temp.path() + "/s" + std::to_string(n++);
-    EXPECT_EQ(in_child([&] { return deny_syscall(c.nr, c.error) ? works_without_ring(path, c.must_say) : 99; }), 0)
+    EXPECT_EQ(in_child([&] {
+                return deny_syscall(c.nr, c.error) ? works_without_ring(path, c.must_say) : 99;
+              }),
+              0)
         << c.must_say;
   }
 }
@@ -251,9 +273,10 @@ TEST(Fallback, AQueueFallsBackByItself) {
   const TempDir temp;
   const int code = in_child([&] {
     std::vector<std::string> lines;
-    auto opened = open_directory(temp.path(), {.backend = Backend::automatic,
-                                               .create = false,
-                                               .log = [&](std::string_view l) { lines.emplace_back(l); }});
+    auto opened =
+        open_directory(temp.path(), {.backend = Backend::automatic,
+                                     .create = false,
+                                     .log = [&](std::string_view l) { lines.emplace_back(l); }});
     if (!opened || (*opened)->backend() != Backend::uring) return 77;
     if (!deny_syscall(SYS_io_uring_setup, EPERM)) return 99;
     auto file = std::move((*opened)->open("a", OpenMode::create_new).value());
@@ -272,7 +295,8 @@ TEST(Fallback, AQueueFallsBackByItself) {
 TEST(Fallback, ARingThatDiesFailsItsOperations) {
   const TempDir temp;
   const int code = in_child([&] {
-    auto opened = open_directory(temp.path(), {.backend = Backend::uring, .create = false, .log = {}});
+    auto opened =
+        open_directory(temp.path(), {.backend = Backend::uring, .create = false, .log = {}});
     if (!opened) return 77;
     auto file = std::move((*opened)->open("a", OpenMode::create_new).value());
     auto q = std::move((*opened)->make_queue(4).value());
@@ -291,8 +315,9 @@ TEST(Fallback, ARingThatDiesFailsItsOperations) {
 }
 
 TEST(Fallback, ASimulatedDirectoryIsNotOpenedByPath) {
-  EXPECT_EQ(open_directory("/tmp", {.backend = Backend::simulated, .create = false, .log = {}}).error(),
-            Code::invalid_argument);
+  EXPECT_EQ(
+      open_directory("/tmp", {.backend = Backend::simulated, .create = false, .log = {}}).error(),
+      Code::invalid_argument);
 }
 
 }  // namespace

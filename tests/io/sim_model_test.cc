@@ -55,17 +55,22 @@ class Model {
     }
     EXPECT_TRUE(dir_->flush());
     queue_ = std::move(dir_->make_queue(4).value());
-    disk_.set_observer([this](std::uint64_t op, std::string_view, std::string_view) { check_all(op); });
+    disk_.set_observer(
+        [this](std::uint64_t op, std::string_view, std::string_view) { check_all(op); });
   }
 
   void step() {
     switch (random_.below(6)) {
       case 0:
-      case 1: return write();
-      case 2: return flush();
+      case 1:
+        return write();
+      case 2:
+        return flush();
       case 3:
-      case 4: return enqueue();
-      default: return reap(static_cast<unsigned>(random_.below(queue_->in_flight() + 1)));
+      case 4:
+        return enqueue();
+      default:
+        return reap(static_cast<unsigned>(random_.below(queue_->in_flight() + 1)));
     }
   }
   void finish() { reap(queue_->in_flight()); }
@@ -173,11 +178,12 @@ class Model {
       if (o == CrashOutcome::torn_last && may_tear) {
         allowed.insert(0);  // a zeroed sector
       } else {
-        ASSERT_EQ(found.size(), 1U) << outcome_name(o) << " op " << op << " tore inside sector " << i;
+        ASSERT_EQ(found.size(), 1U)
+            << outcome_name(o) << " op " << op << " tore inside sector " << i;
       }
       for (const auto word : found) {
-        ASSERT_TRUE(allowed.contains(word))
-            << outcome_name(o) << " op " << op << " file " << kNames[file] << " sector " << i << " holds " << word;
+        ASSERT_TRUE(allowed.contains(word)) << outcome_name(o) << " op " << op << " file "
+                                            << kNames[file] << " sector " << i << " holds " << word;
       }
     }
   }

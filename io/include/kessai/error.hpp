@@ -70,10 +70,10 @@ enum class Code : std::uint16_t {
 
 /// Where and what: allocated only for errors that carry more than their code.
 struct ErrorDetail {
-  std::string what{};     ///< one sentence: what happened and what to do
-  std::string path{};     ///< file, where one is concerned
-  std::string tree{};     ///< tree name, where one is concerned
-  std::string key{};      ///< raw key bytes, where one is concerned
+  std::string what{};        ///< one sentence: what happened and what to do
+  std::string path{};        ///< file, where one is concerned
+  std::string tree{};        ///< tree name, where one is concerned
+  std::string key{};         ///< raw key bytes, where one is concerned
   std::uint64_t offset = 0;  ///< byte offset in `path`
   std::uint64_t page = 0;    ///< page id
   std::uint64_t lsn = 0;     ///< log sequence number
@@ -82,7 +82,8 @@ struct ErrorDetail {
 /// A code plus optional context. Copying never throws on the hot path (a shared pointer).
 class Error {
  public:
-  Error(Code code) noexcept : code_(code) {}  // NOLINT(google-explicit-constructor): a code is an error
+  Error(Code code) noexcept
+      : code_(code) {}  // NOLINT(google-explicit-constructor): a code is an error
   Error(Code code, std::string what);
   Error(Code code, ErrorDetail detail, int os_error = 0);
 
