@@ -131,6 +131,7 @@ class LogImpl final : public Log {
   SegmentHeader header_of(const Segment& s, std::uint64_t previous, std::uint64_t chain) const;
   std::uint64_t next_segment_bytes() const;
   Result<bool> prepare_segment(std::uint64_t budget) KESSAI_REQUIRES(prepare_mutex_);
+  Result<bool> write_zeros(std::uint64_t budget) KESSAI_REQUIRES(prepare_mutex_);
   Result<void> begin_preparing() KESSAI_REQUIRES(prepare_mutex_);
   void drop_preparing() KESSAI_REQUIRES(prepare_mutex_);
   bool wants_spare() const;

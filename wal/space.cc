@@ -168,10 +168,10 @@ Result<void> LogImpl::write_first_header(Segment segment, const Reader::Tail& ta
   return {};
 }
 
-/// The first two files have the configured size (a fresh store stays small), later ones four times it.
+/// The first files have the configured size (a small store stays small), later ones four times it.
 std::uint64_t LogImpl::next_segment_bytes() const {
   const io::SpinLock lock(mutex_);
-  if (file_count_ < 2) return options_.segment_bytes;
+  if (file_count_ < kMinFiles) return options_.segment_bytes;
   const std::uint64_t grown = std::min({options_.segment_bytes * 4, kGrownSegment,
                                         options_.wal_limit / 16 / block_ * block_});
   return std::max(options_.segment_bytes, grown);
@@ -232,6 +232,22 @@ void LogImpl::drop_preparing() {
   (void)env_.directory->remove(s.name);
 }
 
+/// True: all of the file being prepared is written and durable, its name too.
+Result<bool> LogImpl::write_zeros(std::uint64_t budget) {
+  Segment& s = *preparing_;
+  // Really written: a durable write into blocks that were only allocated costs more than twice.
+  for (std::uint64_t written = 0; s.offset < s.bytes;) {
+    if (written >= budget) return false;
+    const std::size_t n = std::min<std::uint64_t>(zeros_.size(), s.bytes - s.offset);
+    KESSAI_TRY(s.file->write(s.offset, zeros_.span().first(n)));
+    s.offset += n;
+    written += n;
+  }
+  KESSAI_TRY(s.file->flush());
+  if (!KESSAI_MUTANT(segment_name_not_flushed)) KESSAI_TRY(env_.directory->flush());
+  return true;
+}
+
 /// Writes at most about `budget` zero bytes. True: a spare segment is ready.
 Result<bool> LogImpl::prepare_segment(std::uint64_t budget) {
   if (!preparing_) {
@@ -240,27 +256,13 @@ Result<bool> LogImpl::prepare_segment(std::uint64_t budget) {
       return std::unexpected(begun.error());
     }
   }
-  Segment& s = *preparing_;
-  const auto step = [&]() -> Result<bool> {
-    // Really written: a durable write into blocks that were only allocated costs more than twice.
-    for (std::uint64_t written = 0; s.offset < s.bytes;) {
-      if (written >= budget) return false;
-      const std::size_t n = std::min<std::uint64_t>(zeros_.size(), s.bytes - s.offset);
-      KESSAI_TRY(s.file->write(s.offset, zeros_.span().first(n)));
-      s.offset += n;
-      written += n;
-    }
-    KESSAI_TRY(s.file->flush());
-    if (!KESSAI_MUTANT(segment_name_not_flushed)) KESSAI_TRY(env_.directory->flush());
-    return true;
-  };
-  auto done = step();
+  auto done = write_zeros(budget);
   if (!done) {
     drop_preparing();
     return done;
   }
   if (!*done) return false;
-  Segment ready = std::move(s);
+  Segment ready = std::move(*preparing_);
   preparing_.reset();
   ready.offset = 0;
   {
@@ -280,11 +282,11 @@ bool LogImpl::wants_spare() const {
 void LogImpl::recycle_below(Lsn low) {
   {
     const io::SpinLock lock(mutex_);
-    std::erase_if(retained_, [&](Segment& s) {
-      if (s.end > low && !KESSAI_MUTANT(recycle_live_segment)) return false;
-      spares_.push_back(s);
-      return true;
+    const auto free = std::ranges::partition(retained_, [&](const Segment& s) {
+      return s.end > low && !KESSAI_MUTANT(recycle_live_segment);
     });
+    std::ranges::move(free, std::back_inserter(spares_));
+    retained_.erase(free.begin(), free.end());
   }
   room_.notify_all();
 }
