@@ -205,6 +205,7 @@ Result<void> OsDirectory::time_durable_writes(OsFile& scratch) {
   static constexpr std::size_t kBlocks = 16;
   static constexpr std::size_t kRounds = 20;
   static constexpr std::uint64_t kBudgetNs = 8'000'000;
+  const std::uint64_t begin = system_clock().now_ns();
   // Into written blocks, as the recycled log segments are: unwritten extents cost a metadata
   // commit.
   AlignedBuffer block(std::size_t{kDefaultBlock} * kBlocks);
@@ -212,14 +213,18 @@ Result<void> OsDirectory::time_durable_writes(OsFile& scratch) {
   KESSAI_TRY(scratch.write(0, block.span()));
   KESSAI_TRY(scratch.flush());
   std::vector<std::uint64_t> times[2];
-  const std::uint64_t begin = system_clock().now_ns();
-  for (std::size_t i = 0; i < kRounds && system_clock().now_ns() - begin < kBudgetNs; ++i) {
+  std::uint64_t start = system_clock().now_ns();
+  std::uint64_t round = start - begin;  // the last one, to foresee the next
+  for (std::size_t i = 0; i < kRounds && start - begin + round < kBudgetNs; ++i) {
+    const std::uint64_t round_start = start;
     for (const DurableMode mode : {DurableMode::dsync, DurableMode::write_then_flush}) {
-      const std::uint64_t start = system_clock().now_ns();
       KESSAI_TRY(scratch.write_durable(i % kBlocks * kDefaultBlock,
                                        block.span().first(kDefaultBlock), mode));
-      times[static_cast<std::size_t>(mode)].push_back(system_clock().now_ns() - start);
+      const std::uint64_t end = system_clock().now_ns();
+      times[static_cast<std::size_t>(mode)].push_back(end - start);
+      start = end;
     }
+    round = start - round_start;
   }
   if (times[0].size() < 3) return {};  // a slow disk: its flush dominates either way
   std::uint64_t median[2];
