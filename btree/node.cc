@@ -204,13 +204,13 @@ std::size_t NodeView::copy_key(bool leaf, unsigned i, char* out) const noexcept 
 }
 
 void NodeView::copy_key(unsigned i, std::string& out) const {
-  out.resize(kMaxKey);
-  out.resize(copy_key(true, i, out.data()));
+  char key[kMaxKey];
+  out.assign(key, copy_key(true, i, key));
 }
 
 void NodeView::copy_separator(unsigned i, std::string& out) const {
-  out.resize(kMaxKey);
-  out.resize(copy_key(false, i, out.data()));
+  char key[kMaxKey];
+  out.assign(key, copy_key(false, i, key));
 }
 
 void NodeView::low_fence(std::string& out) const {
