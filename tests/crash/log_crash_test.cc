@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: no crash loses, invents or reorders a commit, at any disk operation, with any outcome, once
 // more inside recovery. Method: log_crash.hpp, several seeds.
-#include "log_crash.hpp"
+#include "tests/crash/log_crash.hpp"
 
 #include <gtest/gtest.h>
 

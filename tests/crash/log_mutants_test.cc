@@ -2,7 +2,7 @@
 // Goal: the crash harness has teeth. Method: it must find each planted bug within a few seeds, and
 // nothing when none is planted.
 #include "io/mutant.hpp"
-#include "log_crash.hpp"
+#include "tests/crash/log_crash.hpp"
 
 #include <gtest/gtest.h>
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "log_helper.hpp"
+#include "tests/wal/log_helper.hpp"
 #include "wal/format.hpp"
 
 namespace kessai::wal::test {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: the damage scenarios have teeth: each finds the bug planted for it, and nothing without it.
 #include "io/mutant.hpp"
-#include "log_damage.hpp"
+#include "tests/wal/log_damage.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of the log: torn tails are cut and reported, damage to what was durable is refused (I9).
-#include "log_damage.hpp"
+#include "tests/wal/log_damage.hpp"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "log_helper.hpp"
+#include "tests/wal/log_helper.hpp"
 #include "wal/format.hpp"
 
 namespace kessai::wal::test {
