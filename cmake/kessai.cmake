@@ -30,8 +30,8 @@ target_compile_options(kessai_flags INTERFACE
 if(KESSAI_SANITIZE)
   target_compile_options(kessai_flags INTERFACE -fsanitize=${KESSAI_SANITIZE}
     -fno-sanitize-recover=all -DKESSAI_DEBUG_CHECKS
-    # g++ says so about instrumented code only (std::optional's destructor)
-    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+    # g++ warns so about instrumented code only (std::optional, boost)
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized -Wno-uninitialized>)
   target_link_options(kessai_flags INTERFACE -fsanitize=${KESSAI_SANITIZE})
 endif()
 
