@@ -10,9 +10,10 @@
 namespace kessai::wal {
 namespace {
 // Waiters are woken; the time-out only bounds what a bug could cost.
-constexpr std::uint64_t kWaitNs = 100'000'000;
+constexpr std::uint64_t kWaitNs = 1'000'000'000;
 // How often a would-be leader yields to the thread that is copying a record in front of its own.
 constexpr unsigned kYields = 64;
+constexpr unsigned kStill = 24;  // yields without a newcomer after which a leader stops gathering
 constexpr std::uint64_t kTickZeros = 2u << 20;  // zeros that one tick() writes into a spare segment
 constexpr unsigned kSparePause = 100;           // ticks before it tries again on a full disk
 }  // namespace
@@ -68,7 +69,10 @@ Result<void> LogImpl::wait_durable(Lsn lsn) {
     const std::uint32_t word = g.word.load(std::memory_order_seq_cst);
     const bool durable = durable_lsn() >= lsn;
     if (durable || poisoned()) {
-      if (baton && !leading_.load(std::memory_order_seq_cst)) pass_baton();
+      if (baton && !leading_.load(std::memory_order_seq_cst)) {
+        pass_baton();
+        if (waiting() == 0 && wanted_.load(std::memory_order_relaxed) > durable_lsn()) (void)poll();
+      }
       if (durable) return {};
       return std::unexpected(poison_error(Code::unknown_outcome));
     }
@@ -88,7 +92,10 @@ Result<void> LogImpl::wait_durable(Lsn lsn) {
     }
     g.waiters.fetch_add(1, std::memory_order_seq_cst);
     // Registered, then looked: either the leader sees us when it leaves, or we see that it left.
-    if (leading_.load(std::memory_order_seq_cst)) io::futex_wait(g.word, word, kWaitNs);
+    if (leading_.load(std::memory_order_seq_cst)) {
+      io::futex_wait(g.word, word, kWaitNs);
+      if (g.word.load(std::memory_order_seq_cst) == word) stalls_.fetch_add(1, std::memory_order_relaxed);
+    }
     g.waiters.fetch_sub(1, std::memory_order_seq_cst);
     std::uint32_t mine = parity + 1;
     if (baton_.compare_exchange_strong(mine, 0, std::memory_order_seq_cst)) baton = true;
@@ -97,14 +104,42 @@ Result<void> LogImpl::wait_durable(Lsn lsn) {
 
 void LogImpl::lead_until(Lsn lsn) {
   while (durable_lsn() < lsn && !poisoned()) {
-    if (stage_ == Stage::idle && !start_flight_led(false)) break;
+    if (stage_ == Stage::idle) {
+      gather_led();
+      if (!start_flight_led(false)) break;
+    }
     wake_landed_led();
     land_led(true);
+    if (stage_ == Stage::idle) {
+      company_ = 1 + waiting();
+      if (company_ > 1) wake_landed_led();
+    }
   }
-  // The next flight leaves before anyone is woken.
-  if (stage_ == Stage::idle && wanted_.load(std::memory_order_relaxed) > durable_lsn())
+  // Blocked committers decide when the next flight leaves; for tickets nobody else would.
+  if (stage_ == Stage::idle && waiting() == 0 && wanted_.load(std::memory_order_relaxed) > durable_lsn())
     (void)start_flight_led(false);
   wake_landed_led();
+}
+
+std::uint32_t LogImpl::waiting() const noexcept {
+  return groups_[0].waiters.load(std::memory_order_relaxed) + groups_[1].waiters.load(std::memory_order_relaxed);
+}
+
+/// Those whom the last flight satisfied are about to commit again. Started at once, the next flight
+/// would carry the other half only, and the two halves would take turns for ever: half the commits
+/// per flight. So give them the processor while they keep coming, for at most a part of a flight.
+void LogImpl::gather_led() {
+  std::uint32_t seen = waiting() + 1;
+  if (seen >= company_) return;
+  const std::uint64_t until = landed_ns_ + flight_ns_ / 4;
+  for (unsigned still = 0; still < kStill && seen < company_;) {
+    io::yield_thread();
+    const std::uint32_t now = waiting() + 1;
+    still = now > seen ? 0 : still + 1;
+    seen = now;
+    if (env_.clock->now_ns() >= until) break;
+  }
+  company_ = 1;
 }
 
 Lsn LogImpl::poll() {
@@ -188,6 +223,7 @@ bool LogImpl::start_flight_led(bool hint) {
   // The frame's own header was durable before, so the footer may say that it must be there.
   if (footer_file) submit_led(*footer_file, footer_at, block_buffer_.span().first(block_));
   queue_->submit();
+  submitted_ns_ = env_.clock->now_ns();
   if (KESSAI_MUTANT(ack_before_completion)) durable_.store(flight_end_, std::memory_order_seq_cst);
   return true;
 }
@@ -280,6 +316,8 @@ void LogImpl::frame_landed_led() {
     retained_.push_back(std::move(*footer_due_));
     footer_due_.reset();
   }
+  landed_ns_ = env_.clock->now_ns();
+  flight_ns_ = landed_ns_ - submitted_ns_;
   flushes_.fetch_add(1, std::memory_order_relaxed);
   frame_bytes_.fetch_add(flight_bytes_, std::memory_order_relaxed);
   if (flight_is_hint_) hinted_ = flight_end_;

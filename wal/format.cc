@@ -14,6 +14,7 @@ static_assert(std::endian::native == std::endian::little, "the formats are writt
 
 constexpr std::uint64_t kSegmentMagic = 0x31474f4c4953534b;  // "KSSILOG1"
 constexpr std::uint64_t kFooterMagic = 0x31444e454953534b;   // "KSSIEND1"
+constexpr std::uint64_t kMaxNumber = std::uint64_t{1} << 48;  // of segments and generations
 constexpr std::uint32_t kFrameMagic = 0x4d52464b;            // "KFRM"
 
 // On disk. No padding: every byte of a block is a field or a checked zero.
@@ -131,7 +132,7 @@ std::optional<SegmentHeader> decode_header(std::span<const std::byte> block) {
   const bool plausible =
       std::has_single_bit(h.block) && h.block >= kMinBlock && h.block <= (1u << 20) &&
       h.bytes % h.block == 0 && h.bytes >= std::uint64_t{kMinSegmentBlocks} * h.block &&
-      h.bytes <= kMaxSegmentBytes && h.segment > h.previous_segment && h.generation > 0 &&
+      h.bytes <= kMaxSegmentBytes && h.segment < kMaxNumber && h.generation < kMaxNumber && h.segment > h.previous_segment && h.generation > 0 &&
       h.generation_segment > 0 && h.generation_segment <= h.segment &&
       h.generation > h.previous_generation && h.first <= kMaxLsn && h.first >= h.generation_first &&
       (h.first == h.generation_first || !h.opens_generation()) &&

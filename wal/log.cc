@@ -214,7 +214,7 @@ Error LogImpl::poison_error(Code code) const {
 Log::Counters LogImpl::counters() const {
   const auto get = [](const auto& a) { return a.load(std::memory_order_relaxed); };
   return {.record_bytes = get(record_bytes_), .frame_bytes = get(frame_bytes_), .flushes = get(flushes_),
-          .flush_waits = get(flush_waits_), .space_waits = get(space_waits_), .segments = get(segments_used_)};
+          .flush_waits = get(flush_waits_), .space_waits = get(space_waits_), .segments = get(segments_used_), .stalls = get(stalls_)};
 }
 
 }  // namespace kessai::wal

@@ -8,14 +8,15 @@
 //   idle ------------------------------> idle   idle ----------> header --land--> idle (new segment)
 //   idle --start_flight--> frame (+ footer of the segment before) --land--> idle (published)
 //
-// A flight outlives the leader that started it: poll() leaves it under way, and a satisfied leader
-// starts the next one before it wakes anybody, so that the device does not wait for a thread.
+// A flight outlives the leader that started it: poll() and tick() leave it under way, and so does a
+// satisfied leader that starts one for tickets.
 //
 // Blocked committers wait on one of two words: the one of the flight that covers their LSN, or of the
 // next. `flight_` = (its end LSN << 8 | its number) is read at once, so a committer cannot choose the
 // word of a flight that is already over without noticing. Landing bumps and wakes one word. A leader
 // that leaves while others wait passes the baton: it wakes one of them, who tries for the role. A
 // thread that holds the baton and finds itself satisfied passes it on. A new leader clears the baton.
+// Before it starts a flight, a leader lets those gather whom the last one satisfied (gather_led).
 //
 // Space (I4). Every reserved record is charged a frame of its own until a flight takes it. Reserve
 // keeps: sum of charges <= blocks left in the active segment beyond `slack` + those of all spare
@@ -114,6 +115,8 @@ class LogImpl final : public Log {
   void stop_leading();
   void pass_baton();
   void lead_until(Lsn lsn);
+  void gather_led();
+  std::uint32_t waiting() const noexcept;
   bool start_flight_led(bool hint);
   bool start_header_led();
   void submit_led(io::File& file, std::uint64_t offset, std::span<const std::byte> bytes);
@@ -160,7 +163,7 @@ class LogImpl final : public Log {
   Group groups_[2];
   std::atomic<Lsn> callback_min_{kMaxLsn + 1};
   std::atomic<std::uint64_t> record_bytes_{0}, frame_bytes_{0}, flushes_{0}, flush_waits_{0},
-      space_waits_{0}, segments_used_{0};
+      space_waits_{0}, segments_used_{0}, stalls_{0};
 
   mutable io::SpinMutex mutex_;
   std::uint64_t pending_blocks_ KESSAI_GUARDED_BY(mutex_) = 0;  ///< charges of records not yet taken
@@ -197,6 +200,8 @@ class LogImpl final : public Log {
   Lsn flight_end_ = 0;
   std::uint64_t flight_bytes_ = 0;
   bool flight_is_hint_ = false, footer_flying_ = false;
+  std::uint32_t company_ = 1;  ///< committers around when the last flight landed, the leader included
+  std::uint64_t submitted_ns_ = 0, landed_ns_ = 0, flight_ns_ = 0;
   std::uint32_t landed_ = 0;  ///< groups to wake: bit 0 and 1
   std::uint64_t chain_ = 0;   ///< low checksum word of the last frame built
   std::uint64_t next_number_ = 2;

@@ -72,6 +72,8 @@ Result<void> LogImpl::open_after(Reader& reader, Lsn keep_from) {
   generation_segment_ = reader.last_segment() + 1;
   const Lsn window = KESSAI_MUTANT(lsn_reuse) ? 0 : kWindow;
   first_lsn_ = round_up(std::max(tail.end, reader.floor()) + window, 4096);
+  if (first_lsn_ > kMaxLsn / 2)  // a forged header: no store gets there in a lifetime
+    return std::unexpected(log_damage("the log names impossible LSNs", "", 0, tail.end));
   // The newest segment stays as it is until our header is durable: it tells the end of the log and
   // the LSNs used so far.
   Segment newest;
