@@ -107,7 +107,8 @@ std::string json_line(const Json& object) {
 std::string render_error(const Error& error, bool json, std::string_view context) {
   const ErrorDetail& d = error.detail();
   std::string what = printable(d.what.empty() ? std::string(code_name(error.code())) : d.what);
-  if (error.os_error() != 0) what += fmt::format(" (errno {}: {})", error.os_error(), std::strerror(error.os_error()));
+  const char* reason = error.os_error() == 0 ? "" : std::strerror(error.os_error());
+  if (what.find(reason) == what.npos) what += fmt::format(" (errno {}: {})", error.os_error(), reason);
   const std::string at = where(error, context);
   if (json) {
     return json_line({{"error", code_name(error.code())}, {"what", what}, {"where", at}});

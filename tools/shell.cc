@@ -222,9 +222,20 @@ Result<int> Shell::help(const Arguments& a) {
   if (!a.positional.empty()) {
     const CommandSpec* spec = find_command(a.positional[0].text);
     if (spec == nullptr) return fail(Code::invalid_argument, "no such command; try: help");
+    if (config_.json) {
+      row({{"command", spec->name}, {"aliases", spec->aliases}, {"usage", spec->usage}, {"help", spec->help}});
+      return kExitOk;
+    }
     print(fmt::format("{} {}\n  {}{}{}{}\n", spec->name, spec->usage, spec->help,
                       spec->aliases.empty() ? "" : "; also: ", spec->aliases,
                       spec->run == nullptr ? "; not in this version" : ""));
+    return kExitOk;
+  }
+  if (config_.json) {
+    for (const CommandSpec& c : kCommands) {
+      if (c.run == nullptr) continue;
+      row({{"command", c.name}, {"aliases", c.aliases}, {"usage", c.usage}, {"help", c.help}});
+    }
     return kExitOk;
   }
   Table table({{"command"}, {"what it does"}});

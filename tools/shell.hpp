@@ -63,7 +63,7 @@ struct ShellConfig {
   bool writable = false;
   bool progress = false;  ///< bars for long commands
   std::string default_tree = "main";
-  Palette palette;  ///< of the output
+  Palette palette{};  ///< of the output
   Sink out = stdout_sink();
   Sink err = stderr_sink();
 };

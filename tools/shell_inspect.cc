@@ -241,7 +241,8 @@ void Shell::draw_dot(std::string_view name, const std::vector<TreeNode>& nodes) 
                        escaped(n.first_key));
     if (n.parent != 0) out += fmt::format("  p{} -> p{};\n", n.parent, n.page);
   }
-  print(out + "}\n");
+  out += "}\n";
+  config_.json ? row({{"dot", out}}) : print(out);
 }
 
 Result<int> Shell::page(const Arguments& a) {

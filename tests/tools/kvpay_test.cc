@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+// kvpay as a process, on generated files and, where KESSAI_REAL_DATA names them, on real ones.
+#include <ctime>
+
+#include "tests/tools/process.hpp"
+#include "tests/tools/seed.hpp"
+
+namespace kessai::tools {
+namespace {
+
+const std::string kKvpay = KESSAI_KVPAY;
+const std::string kKvsh = KESSAI_KVSH;
+constexpr std::string_view kHeader = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n";
+
+std::string line(std::string_view id, std::string_view quantity, std::string_view price) {
+  return std::string(id).append(",S,D,").append(quantity).append(",2010-12-01 08:26:00,").append(price).append(",17850.0,UK\n");
+}
+
+std::uint64_t now_ms() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<std::uint64_t>(t.tv_sec) * 1000 + static_cast<std::uint64_t>(t.tv_nsec) / 1'000'000;
+}
+
+class Kvpay : public ::testing::Test {
+ protected:
+  Ran replay(const std::string& store, const std::string& input, const std::string& threads = "2") {
+    return run({kKvpay, "replay", store, input, "--threads", threads, "--json"}, scratch_);
+  }
+  Json totals(const std::string& store) { return run({kKvpay, "totals", store, "--json"}, scratch_).row(); }
+  Json generate(const std::string& folder, int days) {
+    return run({kKvpay, "generate", folder, "--days", std::to_string(days), "--seed", "42", "--json"}, scratch_).row();
+  }
+  // A file of the rows below the header.
+  std::string file(std::string_view rows, const char* name = "invoices.csv") {
+    spill(scratch_ / name, std::string(kHeader).append(rows));
+    return scratch_ / name;
+  }
+  void expect_clean(const std::string& store) {
+    const Ran check = run({kKvsh, store, "--json", "-c", "check"}, scratch_);
+    EXPECT_EQ(check.code, 0) << check.out << check.err;
+  }
+
+  // Kills `kills` importers, each on a fresh store at a random moment of the time that a whole run
+  // takes, runs again, and wants `expected` totals and a clean check every time.
+  void kill_and_rerun(const std::string& input, int kills, const Json& expected) {
+    io::SeededRandom random(test_seed());
+    const std::uint64_t started = now_ms();
+    ASSERT_EQ(replay(scratch_ / "whole", input, "4").code, 0);
+    const std::uint64_t duration = now_ms() - started + 1;
+    std::filesystem::remove_all(scratch_ / "whole");
+    int killed = 0;
+    for (int i = 0; i < kills; ++i) {
+      const std::string store = scratch_ / ("store" + std::to_string(i));
+      const auto moment = static_cast<int>(random.below(duration));
+      SCOPED_TRACE("kill " + std::to_string(i) + " after " + std::to_string(moment) + " of " + std::to_string(duration) + " ms");
+      {
+        Process importer({kKvpay, "replay", store, input, "--threads", "4", "--json"}, scratch_);
+        if (!importer.ended_within(moment)) killed += importer.kill_now() ? 1 : 0;
+      }
+      const Ran again = replay(store, input, "4");
+      ASSERT_EQ(again.code, 0) << again.err;
+      EXPECT_EQ(again.row()["accepted"].get<std::uint64_t>() + again.row()["already_done"].get<std::uint64_t>(), expected["requests"]);
+      EXPECT_EQ(totals(store), expected);
+      expect_clean(store);
+      std::filesystem::remove_all(store);
+      if (HasFailure()) return;
+    }
+    EXPECT_GT(killed, 0);
+  }
+
+  ScratchFolder scratch_;
+  std::string store_ = scratch_ / "store";
+};
+
+// Goal: exactly once, with one thread and with many; the sums are those of the generator.
+TEST_F(Kvpay, PaysGeneratedInvoicesExactlyOnce) {
+  const std::string input = scratch_ / "input";
+  const Json oracle = generate(input, 3);
+  for (const char* threads : {"1", "4"}) {
+    const std::string store = scratch_ / threads;
+    const Json first = replay(store, input, threads).row();
+    EXPECT_EQ(first["lines"], oracle["lines"]);
+    EXPECT_EQ(first["requests"], oracle["requests"]);
+    EXPECT_EQ(first["accepted"], oracle["requests"]);
+    EXPECT_EQ(first["commits"], oracle["requests"]);
+    EXPECT_EQ(first["already_done"], 0);
+    EXPECT_EQ(first["refused"], 0);
+    EXPECT_EQ(first["sum_milli"], oracle["total_milli"]);
+    const Json second = replay(store, input, threads).row();
+    EXPECT_EQ(second["accepted"], 0);
+    EXPECT_EQ(second["already_done"], oracle["requests"]);
+    EXPECT_EQ(second["sum_milli"], oracle["total_milli"]);
+    const Json sums = totals(store);
+    for (const auto& [key, value] : sums.items()) EXPECT_EQ(value, oracle[key]) << key;
+    expect_clean(store);
+  }
+}
+
+TEST_F(Kvpay, WritesTheSameRowsWhateverTheThreadsAndFileOrder) {
+  const std::string input = scratch_ / "input";
+  generate(input, 2);
+  const auto dump = [&](const std::string& store) { return run({kKvsh, store, "-c", "dump"}, scratch_).out; };
+  ASSERT_EQ(replay(scratch_ / "a", input, "1").code, 0);
+  ASSERT_EQ(replay(scratch_ / "b", input + "/2010-12-02.csv", "3").code, 0);
+  ASSERT_EQ(replay(scratch_ / "b", input, "3").code, 0);
+  EXPECT_EQ(dump(scratch_ / "a"), dump(scratch_ / "b"));
+}
+
+// Goal: same id, same lines is done; same id, anything else is refused and changes nothing, within
+// one run and between runs.
+TEST_F(Kvpay, RefusesAKnownIdWithOtherLines) {
+  ASSERT_EQ(replay(store_, file(line("536365", "6", "2.55") + line("536366", "1", "1"))).code, 0);
+  const Json before = totals(store_);
+  const Ran again = replay(store_, file(line("536365", "6", "2.56") + line("536366", "1", "1.00") + line("536367", "2", "0.001")));
+  EXPECT_EQ(again.code, 0);
+  const Json r = again.row();
+  EXPECT_EQ(r["accepted"], 1);
+  EXPECT_EQ(r["already_done"], 1);
+  EXPECT_EQ(r["refused"], 1);
+  EXPECT_EQ(r["sum_milli"], 1002);
+  ASSERT_EQ(r["rejected"].size(), 1u);
+  EXPECT_EQ(r["rejected"][0]["id"], "536365");
+  EXPECT_EQ(r["rejected"][0]["line"], 2);
+  EXPECT_EQ(r["rejected"][0]["reason"], "key_reused_mismatch");
+  EXPECT_EQ(totals(store_)["sum_payments_milli"].get<std::int64_t>(), before["sum_payments_milli"].get<std::int64_t>() + 2);
+}
+
+// Goal: many threads meeting on few ids still accept each once. Method: the same invoices in many
+// files at once; sums and counts as of one file.
+TEST_F(Kvpay, LetsOneOfManyEqualRequestsWin) {
+  std::string rows;
+  for (int i = 0; i < 40; ++i) rows += line(std::to_string(700000 + i), "1", "1.5");
+  std::filesystem::create_directory(scratch_ / "same");
+  for (int i = 0; i < 20; ++i) spill((scratch_ / "same/") + std::to_string(i) + ".csv", std::string(kHeader) + rows);
+  const Json r = replay(store_, scratch_ / "same", "8").row();
+  EXPECT_EQ(r["accepted"], 40);
+  EXPECT_EQ(r["already_done"], 19 * 40);
+  EXPECT_EQ(totals(store_)["total_milli"], 40 * 1500);
+}
+
+TEST_F(Kvpay, CountsRefundsAndAdjustmentsApart) {
+  ASSERT_EQ(replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2") + line("A536367", "1", "-11062.06"))).code, 0);
+  EXPECT_EQ(totals(store_).dump(),
+            R"({"requests":3,"payments":1,"cancellations":1,"adjustments":1,"sum_payments_milli":5000,)"
+            R"("sum_cancellations_milli":-2000,"sum_adjustments_milli":-11062060,"total_milli":-11059060})");
+  const Json other_day = run({kKvpay, "totals", store_, "--day", "2010-12-02", "--json"}, scratch_).row();
+  EXPECT_EQ(other_day["requests"], 0);
+  EXPECT_EQ(run({kKvpay, "totals", store_, "--day", "2010-12-01", "--json"}, scratch_).row(), totals(store_));
+  EXPECT_EQ(run({kKvpay, "totals", store_, "--day", "1 December", "--json"}, scratch_).code, 2);
+}
+
+TEST_F(Kvpay, RefusesBadInvoicesWholeAndGoesOn) {
+  const Json r = replay(store_, file(line("1", "1", "1") + line("2", "1", "1.2345") + line("1", "x", "1") + line("3", "1", "1") + "4,cut")).row();
+  EXPECT_EQ(r["lines"], 5);
+  EXPECT_EQ(r["requests"], 4);
+  EXPECT_EQ(r["accepted"], 1);
+  EXPECT_EQ(r["refused"], 3);
+  ASSERT_EQ(r["rejected"].size(), 3u);
+  EXPECT_EQ(r["rejected"][0]["reason"], "too_many_decimals");
+  EXPECT_EQ(r["rejected"][1]["id"], "1");
+  EXPECT_EQ(r["rejected"][1]["line"], 4);
+  EXPECT_EQ(r["rejected"][2]["reason"], "cut_line");
+  EXPECT_EQ(totals(store_)["total_milli"], 1000);
+}
+
+// Goal: a foreign file among good ones is refused before anything is written.
+TEST_F(Kvpay, RefusesForeignInputWithoutTouchingTheStore) {
+  const std::string good = file(line("1", "1", "1"));
+  spill(scratch_ / "foreign.csv", "a,b\n1,2\n");
+  spill(scratch_ / "empty.csv", "");
+  for (const std::string& bad : {scratch_ / "foreign.csv", scratch_ / "empty.csv", scratch_ / "missing", kKvpay}) {
+    const Ran r = run({kKvpay, "replay", store_, good, bad, "--json"}, scratch_);
+    EXPECT_EQ(r.code, 2) << bad;
+    EXPECT_NE(Json::parse(r.err)["where"].get<std::string>().find(bad), std::string::npos) << r.err;
+  }
+  std::filesystem::create_directory(scratch_ / "no files");
+  EXPECT_EQ(replay(store_, scratch_ / "no files").code, 2);
+  EXPECT_FALSE(std::filesystem::exists(store_));
+  EXPECT_EQ(run({kKvpay, "totals", store_}, scratch_).code, 3);
+  EXPECT_EQ(run({kKvpay, "replay", store_}, scratch_).code, 2);
+  EXPECT_EQ(run({kKvpay}, scratch_).code, 2);
+}
+
+TEST_F(Kvpay, ShowsEveryPieceOfAPayment) {
+  ASSERT_EQ(replay(store_, file(line("536365", "6", "2.55"))).code, 0);
+  const Ran shown = run({kKvpay, "show", store_, "536365", "--json"}, scratch_);
+  EXPECT_EQ(shown.code, 0);
+  const auto rows = shown.rows();
+  ASSERT_EQ(rows.size(), 4u);
+  for (const std::size_t i : {0u, 1u, 2u}) {
+    EXPECT_EQ(rows[i]["piece"], (std::vector{"request", "transaction", "result"}[i]));
+    EXPECT_EQ(rows[i]["missing"], false);
+    EXPECT_EQ(rows[i]["time"], "2010-12-01T08:26:00Z");
+    EXPECT_EQ(rows[i]["request_id"], "8DA94DDF2EC4AD66");
+    EXPECT_EQ(rows[i]["amount_milli"], 15300);
+  }
+  EXPECT_EQ(rows[3]["complete"], true);
+  EXPECT_EQ(run({kKvpay, "show", store_, "536366", "--json"}, scratch_).code, 1);
+  // A missing piece is named: take the result away with the shell.
+  const Json key = run({kKvsh, store_, "--json", "-c", "scan -t payment_result"}, scratch_).row()["key"];
+  ASSERT_EQ(run({kKvsh, "--rw", store_, "-c", "del " + key.get<std::string>() + " -t payment_result"}, scratch_).code, 0);
+  const Ran torn = run({kKvpay, "show", store_, "536365"}, scratch_);
+  EXPECT_EQ(torn.code, 1);
+  EXPECT_NE(torn.out.find("result       MISSING"), std::string::npos) << torn.out;
+}
+
+// Goal: what was told durable before kill -9 is there. Method: the importer freezes itself half way
+// after telling how many requests are settled; meanwhile the store is locked for others.
+TEST_F(Kvpay, LosesNothingItToldWhenKilledHalfWay) {
+  const std::string input = scratch_ / "input";
+  generate(input, 2);
+  std::uint64_t told = 0;
+  {
+    Process importer({kKvpay, "replay", store_, input, "--threads", "2", "--json", "--milestone", "50", "--hold"}, scratch_);
+    ASSERT_TRUE(importer.wait_stopped());
+    told = Json::parse(importer.out())["settled"];
+    ScratchFolder other;
+    EXPECT_EQ(run({kKvsh, store_, "-c", "count"}, other).code, 3);
+    EXPECT_TRUE(importer.kill_now());
+  }
+  EXPECT_GT(told, 20u);
+  const Json requests = run({kKvsh, store_, "--json", "-c", "count -t payment_request"}, scratch_).row();
+  const Json results = run({kKvsh, store_, "--json", "-c", "count -t payment_result"}, scratch_).row();
+  EXPECT_GE(requests["records"].get<std::uint64_t>(), told);
+  EXPECT_EQ(requests["records"], results["records"]);
+  expect_clean(store_);
+}
+
+TEST_F(Kvpay, SurvivesKillsOnGeneratedFiles) {
+  const std::string input = scratch_ / "input";
+  Json expected = generate(input, 10);
+  for (const char* extra : {"files", "lines", "seed"}) expected.erase(extra);
+  kill_and_rerun(input, 6, expected);
+}
+
+TEST_F(Kvpay, SurvivesKillsOnRealFiles) {
+  const char* real = std::getenv("KESSAI_REAL_DATA");
+  if (real == nullptr || *real == '\0') GTEST_SKIP() << "skipped: KESSAI_REAL_DATA not set";
+  const Json expected = Json::parse(
+      R"({"requests":10783,"payments":9106,"cancellations":1677,"adjustments":0,"sum_payments_milli":4064726591,)"
+      R"("sum_cancellations_milli":-357898950,"sum_adjustments_milli":0,"total_milli":3706827641})");
+  const Json first = replay(store_, real, "4").row();
+  EXPECT_EQ(first["lines"], 209029);
+  EXPECT_EQ(first["accepted"], 10783);
+  const Json second = replay(store_, real, "4").row();
+  EXPECT_EQ(second["accepted"], 0);
+  EXPECT_EQ(second["already_done"], 10783);
+  EXPECT_EQ(totals(store_), expected);
+  const Json day = run({kKvpay, "totals", store_, "--day", "2010-12-01", "--json"}, scratch_).row();
+  EXPECT_EQ(day["requests"], 143);
+  EXPECT_EQ(day["total_milli"], 58635560);
+  kill_and_rerun(real, 20, expected);
+}
+
+}  // namespace
+}  // namespace kessai::tools
