@@ -300,6 +300,58 @@ TEST(WalFaults, AFailedWritePoisonsAndReopeningRecovers) {
   }
 }
 
+// Goal: whichever operation fails, with EIO or ENOSPC, in creation, running, reopening: an error or none,
+// never a lost acknowledged commit, and once the fault is gone the store opens. Method: fail
+// the 1st, 2nd, 3rd... operation until a run passes untouched.
+TEST(WalFaults, AnyOperationMayFail) {
+  for (const auto what : {io::Fault::What::io_error, io::Fault::What::disk_full}) {
+    bool fired = true;
+    for (std::uint64_t op = 0; fired; ++op) {
+      io::SimDisk disk(60 + op);
+      disk.add_fault({.what = what, .op = op, .kind = {}, .file = {}});
+      std::vector<Commit> made;
+      std::size_t acknowledged = 0;
+      bool created = false;
+      const auto work = [&](Log& log) {
+        for (int i = 0; i < 50; ++i) {
+          auto r = append(log, std::string(3000, static_cast<char>('a' + i % 26)));
+          if (!r) continue;
+          made.push_back({r->lsn, std::string(3000, static_cast<char>('a' + i % 26))});
+          if (log.wait_durable(r->lsn)) acknowledged = made.size();
+        }
+      };
+      {
+        Machine machine(disk);
+        auto log = Log::create(machine.env, kStore, small_options());
+        created = log.has_value();
+        if (log) work(**log);
+      }
+      for (int i = 0; i < 2 && created; ++i) {
+        Machine machine(disk, 70);
+        auto r = recover(machine);
+        if (!r) continue;  // the fault hit the opening
+        ASSERT_GE(r->commits.size(), acknowledged) << "operation " << op;
+        ASSERT_LE(r->commits.size(), made.size());
+        made.resize(r->commits.size());
+        ASSERT_EQ(r->commits, made) << "operation " << op;
+        acknowledged = made.size();
+        if (auto log = restart(machine, *r, small_options())) work(**log);
+      }
+      fired = disk.faults_fired() > 0;
+      disk.clear_faults();
+      if (!created) continue;
+      Machine machine(disk, 80);
+      auto r = recover(machine);
+      ASSERT_TRUE(r) << "operation " << op << ": " << r.error().message();
+      ASSERT_GE(r->commits.size(), acknowledged);
+      ASSERT_LE(r->commits.size(), made.size());
+      made.resize(r->commits.size());
+      ASSERT_EQ(r->commits, made);
+      ASSERT_TRUE(restart(machine, *r, small_options()));
+    }
+  }
+}
+
 // Goal: a second opener is refused while the first has the log (I13).
 TEST(WalFaults, LocksOutASecondOpener) {
   io::SimDisk disk(32);
