@@ -61,10 +61,10 @@ Result<void> PageStore::step_capture() {
   KESSAI_TRY(drain_captures());
   const std::uint64_t cut = building_sb_.epoch;
   std::vector<Image> images;
-  for (; sweep_ < pool_->frames() && images.size() < kBatch; ++sweep_) {
+  for (; sweep_ < pool_->frames() && images.size() < options_.checkpoint_batch; ++sweep_) {
     Pool::Frame& f = pool_->frame(sweep_);
     const auto old_and_dirty = [&] {
-      const std::uint64_t d = f.dirty_epoch.load(std::memory_order_acquire);
+      const std::uint64_t d = f.dirty_epoch.load(std::memory_order_seq_cst);  // see touch()
       return d != 0 && d <= cut;
     };
     if (!old_and_dirty()) continue;
@@ -103,7 +103,7 @@ Result<void> PageStore::step_map() {
   {
     io::MutexLock lock(map_mutex_);
     chunks = map_.dirty_chunks(map_level_);
-    chunks.resize(std::min<std::size_t>(chunks.size(), kBatch));
+    chunks.resize(std::min<std::size_t>(chunks.size(), options_.checkpoint_batch));
     for (std::size_t i = 0; i < chunks.size(); ++i) {
       auto* at = staging_.data() + i * kPageSize;
       map_.image(map_level_, chunks[i], id_, std::span<std::byte, kPageSize>(at, kPageSize));
@@ -137,11 +137,10 @@ Result<void> PageStore::step_publish() {
   }
   if (KESSAI_MUTANT(low_after_cut) && log_ != nullptr) building_sb_.low = log_->low();
   // F after the last capture: no effect in the image is newer.
-  const Lsn fence = log_ != nullptr ? log_->tail() : newest_.fence;
-  building_sb_.fence = fence;
+  building_sb_.fence = log_ != nullptr ? log_->tail() : newest_.fence;
   building_sb_.store = id_;
   if (!KESSAI_MUTANT(data_not_flushed)) KESSAI_TRY(file_->flush());
-  if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence)) KESSAI_TRY(log_->wait_durable(fence));
+  if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence)) KESSAI_TRY(log_->wait_durable(building_sb_.fence));
   KESSAI_TRY(write_superblock(building_sb_));
   older_ = newest_;
   newest_ = building_sb_;
@@ -158,9 +157,11 @@ Result<void> PageStore::step_publish() {
 }
 
 Result<void> PageStore::write_superblock(const Superblock& sb) {
+  if (staging_.size() == 0) staging_ = io::AlignedBuffer(kBatch * kPageSize);
   encode(sb, std::span<std::byte, kPageSize>(staging_.data(), kPageSize));
   const std::uint64_t slot = KESSAI_MUTANT(overwrite_newest_superblock) ? 0 : sb.number % kSuperblocks;
   KESSAI_TRY(file_->write(slot * kSuperblockStride, {staging_.data(), kPageSize}));
+  if (KESSAI_MUTANT(superblock_not_flushed)) return {};
   return file_->flush();
 }
 

@@ -111,29 +111,40 @@ bool PageStore::enough(const Shadows& shadows, std::size_t n) const noexcept {
 
 bool PageStore::touch(Pool::Exclusive& x, Shadows& shadows) {
   Pool::Frame& f = x.frame();
-  // epoch_ before building_: see the member comment. A page in epoch c+1 implies building_ == c
-  // (or that checkpoint is complete), so an old-epoch page is never missed.
-  const std::uint64_t epoch = epoch_.load(std::memory_order_seq_cst);
-  const std::uint64_t building = building_.load(std::memory_order_seq_cst);
-  const std::uint64_t dirty = f.dirty_epoch.load(std::memory_order_relaxed);
-  if (dirty != 0 && dirty <= building && !KESSAI_MUTANT(modify_without_capture)) {
-    if (shadows.held_.empty()) return false;
-    Image image;
-    image.page = x.page();
-    image.epoch = dirty;
-    image.frame = x.frame_id();
-    image.shadow = std::move(shadows.held_.back());
-    shadows.held_.pop_back();
-    std::memcpy(image.shadow.data(), x.data(), kPageSize);
-    f.writing.fetch_add(1, std::memory_order_relaxed);
-    owed_.fetch_add(1, std::memory_order_relaxed);  // the page itself stays owed
-    io::MutexLock lock(queue_mutex_);
-    captures_.push_back(std::move(image));
-  } else if (dirty == 0) {
-    owed_.fetch_add(1, std::memory_order_relaxed);
+  for (;;) {
+    // epoch_ before building_: see the member comment. A page in epoch c+1 implies building_ == c
+    // (or that checkpoint is complete), so an old-epoch page is never missed.
+    const std::uint64_t epoch = epoch_.load(std::memory_order_seq_cst);
+    const std::uint64_t building = building_.load(std::memory_order_seq_cst);
+    const std::uint64_t dirty = f.dirty_epoch.load(std::memory_order_relaxed);
+    const std::uint64_t now = std::max(epoch, building + 1);
+    if (dirty == now) return true;
+    if (dirty != 0 && dirty <= building && !KESSAI_MUTANT(modify_without_capture)) {
+      if (shadows.held_.empty()) return false;
+      capture(x, dirty, shadows);
+    } else if (dirty == 0) {
+      owed_.fetch_add(1, std::memory_order_relaxed);
+    }
+    // A cut may have come between the look at epoch_ and this store; its sweep may have passed this
+    // frame while it still looked clean. Both sides store, then look (seq_cst): either the sweep
+    // sees the mark and waits for our latch, or we see the new epoch and go round again.
+    f.dirty_epoch.store(now, std::memory_order_seq_cst);
+    if (epoch_.load(std::memory_order_seq_cst) == epoch) return true;
   }
-  f.dirty_epoch.store(std::max(epoch, building + 1), std::memory_order_release);
-  return true;
+}
+
+void PageStore::capture(Pool::Exclusive& x, std::uint64_t epoch, Shadows& shadows) {
+  Image image;
+  image.page = x.page();
+  image.epoch = epoch;
+  image.frame = x.frame_id();
+  image.shadow = std::move(shadows.held_.back());
+  shadows.held_.pop_back();
+  std::memcpy(image.shadow.data(), x.data(), kPageSize);
+  x.frame().writing.fetch_add(1, std::memory_order_relaxed);
+  owed_.fetch_add(1, std::memory_order_relaxed);  // the page itself stays owed
+  io::MutexLock lock(queue_mutex_);
+  captures_.push_back(std::move(image));
 }
 
 Result<PageId> PageStore::allocate() {
@@ -165,15 +176,16 @@ void PageStore::free(Pool::Exclusive&& x, Shadows& shadows) {
   const std::uint64_t dirty = f.dirty_epoch.load(std::memory_order_relaxed);
   const std::uint64_t building = building_.load(std::memory_order_seq_cst);
   // A page of the cut that is not written yet is captured; any other dirty one is just forgotten.
-  const bool capture = dirty != 0 && dirty <= building && !KESSAI_MUTANT(free_drops_dirty);
-  if (capture) KESSAI_CHECK(touch(x, shadows));
-  if (dirty != 0 || capture) owed_.fetch_sub(1, std::memory_order_relaxed);
+  const bool of_cut = dirty != 0 && dirty <= building && !KESSAI_MUTANT(free_drops_dirty);
+  if (of_cut) KESSAI_CHECK(touch(x, shadows));
+  if (dirty != 0) owed_.fetch_sub(1, std::memory_order_relaxed);
+  const std::uint64_t now = epoch_.load(std::memory_order_relaxed);  // the gate keeps it
   {
     io::MutexLock lock(queue_mutex_);
     for (Image& i : captures_) {
       if (i.page == page && i.frame == frame) {
         i.frame = kNoFrame;
-        i.freed = true;
+        i.freed = now;
       }
     }
   }
@@ -181,9 +193,10 @@ void PageStore::free(Pool::Exclusive&& x, Shadows& shadows) {
     io::MutexLock lock(map_mutex_);
     if (const auto it = in_flight_.find(raw(page)); it != in_flight_.end()) {
       it->second.frame = kNoFrame;
-      it->second.freed = true;
+      // An earlier incarnation's image, freed before, keeps its own date.
+      if (it->second.freed == 0) it->second.freed = now;
     }
-    if (const Slot old = map_.live(page).slot; old != 0) space_->drop(old, epoch_.load());
+    if (const Slot old = map_.live(page).slot; old != 0) space_->drop(old, now);
     map_.set_live(page, {});
     free_pages_.push_back(page);
     --used_pages_;
@@ -221,7 +234,7 @@ bool PageStore::copy_image(Pool::Exclusive& x, std::byte* into, Image& out) {
   {
     io::MutexLock lock(map_mutex_);
     // An image of an earlier incarnation of this page id may still be on its way.
-    if (!in_flight_.try_emplace(raw(x.page()), InFlight{x.frame_id(), false}).second) return false;
+    if (!in_flight_.try_emplace(raw(x.page()), InFlight{x.frame_id(), dirty, 0}).second) return false;
   }
   std::memcpy(into, x.data(), kPageSize);
   f.writing.store(1, std::memory_order_relaxed);
@@ -290,15 +303,18 @@ void PageStore::finish_image(const Image& image) {
   const std::uint64_t building = building_.load(std::memory_order_relaxed);
   const std::uint64_t now = epoch_.load(std::memory_order_relaxed);
   const Slot old = map_.live(image.page).slot;
-  const bool of_cut = map_.frozen() && image.epoch <= building && !KESSAI_MUTANT(evict_missed_by_cut);
-  if (of_cut && state.freed) {
+  // A page freed before the cut is not part of it, even if its image was still under way then.
+  const bool of_cut = map_.frozen() && image.epoch <= building && (state.freed == 0 || state.freed > building) &&
+                      !KESSAI_MUTANT(evict_missed_by_cut);
+  const bool freed = state.freed != 0 && !KESSAI_MUTANT(freed_page_comes_back);
+  if (of_cut && freed) {
     map_.capture(image.page, entry, false);
     space_->drop(image.slot, now);
   } else if (of_cut) {
     if (old != 0) space_->drop(old, building);
     map_.capture(image.page, entry, true);
     checkpoint_pages_.fetch_add(1, std::memory_order_relaxed);
-  } else if (state.freed) {
+  } else if (freed) {
     space_->give_back(image.slot);
   } else {
     if (old != 0) space_->drop(old, now);
@@ -341,7 +357,7 @@ Result<void> PageStore::drain_captures() {
       io::MutexLock lock(queue_mutex_);
       for (auto it = captures_.begin(); it != captures_.end() && images.size() < kBatch;) {
         // An earlier image of the page is still on its way: this one comes after it.
-        if (!in_flight_.try_emplace(raw(it->page), InFlight{it->frame, it->freed}).second) {
+        if (!in_flight_.try_emplace(raw(it->page), InFlight{it->frame, it->epoch, it->freed}).second) {
           ++it;
           continue;
         }
@@ -359,10 +375,11 @@ Result<void> PageStore::drain_captures() {
   }
 }
 
-bool PageStore::images_in_flight_upto(std::uint64_t) const {
+bool PageStore::images_in_flight_upto(std::uint64_t epoch) const {
   io::MutexLock map_lock(map_mutex_);
   io::MutexLock lock(queue_mutex_);
-  return !in_flight_.empty() || !captures_.empty();
+  return !captures_.empty() ||
+         std::any_of(in_flight_.begin(), in_flight_.end(), [&](const auto& i) { return i.second.epoch <= epoch; });
 }
 
 // ---- shadows ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 #include "btree/page_header.hpp"
 #include "btree/page_store.hpp"
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 
 namespace kessai::btree {
 namespace {
@@ -75,7 +76,7 @@ Result<std::unique_ptr<PageStore>> PageStore::open(io::Env& env, const PageStore
   return s;
 }
 
-Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid) {
+Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid, unsigned& unreadable) {
   KESSAI_ASSIGN(size, file_->size());
   if (size < kFirstSlotOffset) {
     ErrorDetail d;
@@ -98,6 +99,7 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid) {
     }
     const bool blank = std::all_of(buffer.span().begin(), buffer.span().end(), [](std::byte b) { return b == std::byte{0}; });
     if (read && blank) continue;  // never written
+    if (!read) unreadable |= 1U << i;
     any_magic |= sb.error() != Code::not_a_store;
     if (is_identity_error(sb.error())) identity = sb.error();
     ErrorDetail d;
@@ -108,8 +110,9 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid) {
     bad_superblocks_.emplace_back(Code::superblock_damaged, std::move(d));
   }
   std::sort(valid.begin(), valid.end(), [](const auto& a, const auto& b) { return a.number > b.number; });
-  if (!valid.empty()) return {};
+  // A newer library has been here: what this one understands is not the newest state.
   if (is_identity_error(identity)) return std::unexpected(identity);
+  if (!valid.empty()) return {};
   if (any_magic) return std::unexpected(bad_superblocks_.front());
   ErrorDetail d;
   d.path = file_->path();
@@ -120,7 +123,7 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid) {
 Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
   KESSAI_ASSIGN(size, file_->size());
   const std::uint64_t slots = (size - kFirstSlotOffset) / kPageSize;
-  if (sb.map_depth != PageMap::depth_for(sb.next_page) || sb.next_page / kMapFanout > slots + kMapFanout) {
+  if (sb.next_page == 0 || sb.map_depth != PageMap::depth_for(sb.next_page) || sb.next_page / kMapFanout > slots + kMapFanout) {
     return std::unexpected(damage(sb.map_slot, kNoPage, "the superblock describes an impossible page map"));
   }
   map.begin_load(sb.next_page, sb.map_depth, {sb.map_slot, sb.map_hash});
@@ -158,7 +161,8 @@ Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
 
 Result<void> PageStore::adopt_newest() {
   std::vector<Superblock> valid;
-  KESSAI_TRY(read_superblocks(valid));
+  unsigned unreadable = 0;
+  KESSAI_TRY(read_superblocks(valid, unreadable));
   KESSAI_TRY(init_memory());
   Result<void> loaded = fail(Code::superblock_damaged);
   {
@@ -177,8 +181,9 @@ Result<void> PageStore::adopt_newest() {
     }
   }
   if (!loaded) return loaded;
-  // Numbers only go up, also past a newer superblock whose map was unreadable.
-  const std::uint64_t last_number = valid.front().number;
+  // Numbers only go up, also past a newer superblock that could not be used.
+  std::uint64_t last_number = valid.front().number;
+  if ((unreadable >> (last_number + 1) % kSuperblocks & 1) != 0) ++last_number;
   KESSAI_ASSIGN(size, file_->size());
   io::MutexLock lock(map_mutex_);
   space_ = std::make_unique<Space>(*file_);
@@ -205,6 +210,15 @@ Result<void> PageStore::adopt_newest() {
   KESSAI_TRY(pool_->cover(newest_.next_page));
   epoch_.store(newest_.epoch + 1);
   if (!options_.read_only) KESSAI_TRY(adopt_older());
+  if (newest_.number != last_number && !options_.read_only) {
+    // Falling back. The one passed over may become readable again (a transient error) after its
+    // slots were reused: a superblock of its number that says what is true now takes its place.
+    Superblock again = newest_;
+    again.number = last_number;
+    again.fence = must_reach_;
+    again.clean = false;
+    KESSAI_TRY(write_superblock(again));
+  }
   newest_.number = last_number;
   space_->keep(older_.epoch, newest_.epoch, 0);
   return {};
@@ -214,7 +228,7 @@ Result<void> PageStore::adopt_older() {
   // What the older checkpoint alone references must not be reused until a newer one is durable. If
   // it is not whole (it may be older than N-1), it is no fallback and needs nothing.
   PageMap map;
-  if (older_.number == 0 || older_.number + 1 != newest_.number || !load_map(map, older_)) {
+  if (KESSAI_MUTANT(older_slots_forgotten) || older_.number == 0 || older_.number + 1 != newest_.number || !load_map(map, older_)) {
     older_ = Superblock{};
     older_.low = newest_.low;
     return {};

@@ -86,6 +86,7 @@ void Tree::publish_overflow(OverflowPages& pages, Shadows& shadows, Lsn lsn) {
 }
 
 Result<bool> Tree::read_overflow(OverflowRef ref, std::string& out) {
+  if (ref.length / kPerPage >= store_->next_page()) return false;  // believe no length the store cannot hold
   out.resize(ref.length);
   std::size_t at = 0;
   PageId page{ref.first_page};

@@ -54,6 +54,7 @@ struct PageStoreOptions {
   std::uint64_t memory = std::uint64_t{256} << 20;
   bool read_only = false;
   std::uint64_t lock_timeout_ns = 10'000'000'000;
+  unsigned checkpoint_batch = 64;  ///< pages or chunks per checkpoint_step(), at most 64
 };
 
 /// Shadow frames a thread holds before it latches pages it may have to capture (I11).
@@ -78,6 +79,8 @@ class PageStore final : private PageSource {
   [[nodiscard]] Gate& gate() noexcept { return gate_; }
   [[nodiscard]] wal::StoreId id() const noexcept { return id_; }
   [[nodiscard]] const Superblock& newest() const noexcept { return newest_; }
+  /// The log from here on stays: the older checkpoint's low.
+  [[nodiscard]] Lsn keep_log_from() const noexcept { return std::min(older_.low, newest_.low); }
   /// Largest F of any readable superblock: recovery's log must reach it (I12).
   [[nodiscard]] Lsn must_reach() const noexcept { return must_reach_; }
   [[nodiscard]] bool read_only() const noexcept { return options_.read_only; }
@@ -141,14 +144,15 @@ class PageStore final : private PageSource {
     PageId page{};
     std::uint64_t epoch = 0;  ///< in which it was last changed
     FrameId frame = kNoFrame;
-    bool freed = false;       ///< the page was freed after the copy: only the cut still wants it
+    std::uint64_t freed = 0;  ///< epoch in which the page was freed after the copy: only a cut before wants it
     io::AlignedBuffer shadow; ///< captures before a change; empty for copies into a staging buffer
     Slot slot = 0;
     Hash128 hash;
   };
   struct InFlight {
     FrameId frame = kNoFrame;  ///< frame whose `writing` count holds the page; none once freed
-    bool freed = false;
+    std::uint64_t epoch = 0;   ///< of the image
+    std::uint64_t freed = 0;   ///< as Image::freed
   };
   enum class Phase : std::uint8_t { idle, capture, map, publish };
 
@@ -157,13 +161,15 @@ class PageStore final : private PageSource {
   Result<void> write_out(std::span<const FrameId> frames) override;
 
   // open.cc
-  [[nodiscard]] Result<void> read_superblocks(std::vector<Superblock>& valid);
+  /// `unreadable`: a bit for each slot that the device could not read.
+  [[nodiscard]] Result<void> read_superblocks(std::vector<Superblock>& valid, unsigned& unreadable);
   [[nodiscard]] Result<void> load_map(PageMap& map, const Superblock& sb);
   [[nodiscard]] Result<void> adopt_newest();
   [[nodiscard]] Result<void> adopt_older();
   [[nodiscard]] Result<void> init_memory();
 
   // images.cc
+  void capture(Pool::Exclusive& x, std::uint64_t epoch, Shadows& shadows);
   [[nodiscard]] bool copy_image(Pool::Exclusive& x, std::byte* into, Image& out);
   [[nodiscard]] Result<void> write_images(std::span<Image> images, std::byte* bytes);
   [[nodiscard]] Result<void> write_slots(std::span<const Slot> slots, const std::byte* bytes);

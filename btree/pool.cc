@@ -108,14 +108,16 @@ Pool::Word* Pool::word(PageId page) noexcept {
   return block == nullptr ? nullptr : block + (p & (kBlockWords - 1));
 }
 
-Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept {
+Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept { return look(page, out, true); }
+
+Pool::Peek Pool::look(PageId page, Optimistic& out, bool reference) noexcept {
   Word* w = word(page);
   if (w == nullptr) return Peek::miss;
   const std::uint64_t seen = w->load(std::memory_order_acquire);
   if (latched(seen)) return Peek::busy;
   if (frame_bits(seen) == 0) return Peek::miss;
   const auto f = static_cast<FrameId>(frame_bits(seen) - 1);
-  if (pressure_.load(std::memory_order_relaxed) && frames_[f].ref.load(std::memory_order_relaxed) == 0) {
+  if (reference && pressure_.load(std::memory_order_relaxed) && frames_[f].ref.load(std::memory_order_relaxed) == 0) {
     frames_[f].ref.store(1, std::memory_order_relaxed);
   }
   out.word_ = w;
@@ -142,8 +144,9 @@ void Pool::wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept
 
 Result<Pool::Optimistic> Pool::read(PageId page) {
   Optimistic g;
+  bool resident = true;  // the visit that loads a page is no sign of reuse (a scan's only visit)
   for (unsigned spins = 0;;) {
-    switch (peek(page, g)) {
+    switch (look(page, g, resident)) {
       case Peek::ok:
         return g;
       case Peek::busy:
@@ -151,6 +154,7 @@ Result<Pool::Optimistic> Pool::read(PageId page) {
         break;
       case Peek::miss:
         KESSAI_TRY(load(page));
+        resident = false;
         break;
     }
   }
@@ -213,7 +217,10 @@ void Pool::load_batch(std::span<const PageId> pages) {
       Optimistic g;
       if (page == kNoPage || word(page) == nullptr || peek(page, g) != Peek::miss) continue;
       const auto f = take_frame();
-      if (!f) return;
+      if (!f) {
+        pages = {};  // finish the reads begun; the rest is the callers' own
+        break;
+      }
       if (!start_load(page, *f)) {
         return_frame(*f);
         continue;

@@ -169,6 +169,7 @@ class Pool {
   using Word = std::atomic<std::uint64_t>;
   Pool() = default;
   [[nodiscard]] Word* word(PageId page) noexcept;
+  [[nodiscard]] Peek look(PageId page, Optimistic& out, bool reference) noexcept;
   void hold(PageId page, Word& w, FrameId f, Exclusive& out) noexcept;
   [[nodiscard]] bool start_load(PageId page, FrameId f) noexcept;
   void finish_load(PageId page, FrameId f, bool ok) noexcept;

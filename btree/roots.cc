@@ -14,6 +14,8 @@ namespace {
 constexpr std::size_t kEntryBytes = 16;
 constexpr std::size_t kEntriesAt = 72;
 constexpr std::size_t kPerPage = (kPageSize - kEntriesAt) / kEntryBytes;
+/// Others may add between somebody's make_room() and add(): room for all threads at once.
+constexpr std::size_t kSlack = 128;
 
 bool same(const Roots::Entry& a, const Roots::Entry& b) {
   return a.kind == b.kind && a.tree == b.tree && a.page == b.page;
@@ -127,7 +129,7 @@ std::size_t Roots::room() const {
 }
 
 Result<void> Roots::make_room(std::size_t n, Shadows& shadows) {
-  while (room() < n) {
+  while (room() < n + kSlack) {
     KESSAI_ASSIGN(frame, store_->pool().take_frame());
     KESSAI_TRY(shadows.top_up(4));
     Gate::Pass gate(store_->gate());

@@ -13,7 +13,8 @@ using std::chrono::year_month_day;
 constexpr Micros kMicrosPerSecond = 1'000'000;
 constexpr Micros kMicrosPerDay = 86'400 * kMicrosPerSecond;
 
-// The number of `digits` digits at the start of `text`, which it consumes; -1 when they are not there.
+// The number of `digits` digits at the start of `text`, which it consumes; -1 when they are not
+// there.
 int take(std::string_view& text, std::size_t digits) noexcept {
   if (text.size() < digits) return -1;
   int n = 0;
@@ -38,7 +39,8 @@ std::optional<Day> take_day(std::string_view& text) noexcept {
   if (month < 1 || !take(text, "-")) return std::nullopt;
   const int day = take(text, 2);
   if (day < 1) return std::nullopt;
-  const year_month_day date{std::chrono::year(year), std::chrono::month(static_cast<unsigned>(month)),
+  const year_month_day date{std::chrono::year(year),
+                            std::chrono::month(static_cast<unsigned>(month)),
                             std::chrono::day(static_cast<unsigned>(day))};
   if (!date.ok()) return std::nullopt;
   return static_cast<Day>(sys_days(date).time_since_epoch().count());
@@ -75,7 +77,8 @@ Day day_of(Micros time) noexcept {
 
 std::string format_day(Day day) {
   const year_month_day date{sys_days(days(day))};
-  return padded(static_cast<int>(date.year()), 4) + "-" + padded(static_cast<unsigned>(date.month()), 2) + "-" +
+  return padded(static_cast<int>(date.year()), 4) + "-" +
+         padded(static_cast<unsigned>(date.month()), 2) + "-" +
          padded(static_cast<unsigned>(date.day()), 2);
 }
 
@@ -83,8 +86,8 @@ std::string format_time(Micros time) {
   const Day day = day_of(time);
   const Micros in_day = time - day * kMicrosPerDay;
   const std::int64_t second = in_day / kMicrosPerSecond;
-  std::string out = format_day(day) + "T" + padded(second / 3600, 2) + ":" + padded(second / 60 % 60, 2) + ":" +
-                    padded(second % 60, 2);
+  std::string out = format_day(day) + "T" + padded(second / 3600, 2) + ":" +
+                    padded(second / 60 % 60, 2) + ":" + padded(second % 60, 2);
   if (in_day % kMicrosPerSecond != 0) out.append(".").append(padded(in_day % kMicrosPerSecond, 6));
   return out + "Z";
 }

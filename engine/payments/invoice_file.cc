@@ -12,21 +12,35 @@
 namespace kessai::payments {
 namespace {
 
-enum Column : std::size_t { kInvoice, kStock, kDescription, kQuantity, kDate, kPrice, kCustomer, kCountry, kColumns };
-constexpr std::string_view kHeader[kColumns] = {"InvoiceNo",   "StockCode", "Description", "Quantity",
-                                                "InvoiceDate", "UnitPrice", "CustomerID",  "Country"};
+enum Column : std::size_t {
+  kInvoice,
+  kStock,
+  kDescription,
+  kQuantity,
+  kDate,
+  kPrice,
+  kCustomer,
+  kCountry,
+  kColumns
+};
+constexpr std::string_view kHeader[kColumns] = {"InvoiceNo",  "StockCode",   "Description",
+                                                "Quantity",   "InvoiceDate", "UnitPrice",
+                                                "CustomerID", "Country"};
 
 // Canonical bytes for fingerprints: numbers as 8 bytes, texts with their length in front.
 class Canonical {
  public:
   void number(std::int64_t n) {
-    for (int i = 0; i < 8; ++i) bytes_ += static_cast<char>(static_cast<std::uint64_t>(n) >> (8 * i) & 0xff);
+    for (int i = 0; i < 8; ++i)
+      bytes_ += static_cast<char>(static_cast<std::uint64_t>(n) >> (8 * i) & 0xff);
   }
   void text(std::string_view s) {
     number(static_cast<std::int64_t>(s.size()));
     bytes_ += s;
   }
-  void print(const Fingerprint& p) { bytes_.append(reinterpret_cast<const char*>(p.data()), p.size()); }
+  void print(const Fingerprint& p) {
+    bytes_.append(reinterpret_cast<const char*>(p.data()), p.size());
+  }
   [[nodiscard]] Fingerprint hash() const {
     XXH128_canonical_t canonical;
     XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes_.data(), bytes_.size()));
@@ -39,25 +53,29 @@ class Canonical {
   std::string bytes_;
 };
 
-std::string_view first_line(std::string_view text) { return text.substr(0, std::min(text.find('\n'), text.size())); }
+std::string_view first_line(std::string_view text) {
+  return text.substr(0, std::min(text.find('\n'), text.size()));
+}
 
 // The invoice number of a line that could not be parsed: the text before its first comma.
 std::string rough_id(std::string_view line) {
   line = line.substr(0, std::min(line.find(','), kMaxRequestIdBytes));
   if (line.ends_with('\r')) line.remove_suffix(1);
-  if (line.size() >= 2 && line.starts_with('"') && line.ends_with('"')) line = line.substr(1, line.size() - 2);
+  if (line.size() >= 2 && line.starts_with('"') && line.ends_with('"'))
+    line = line.substr(1, line.size() - 2);
   return std::string(line);
 }
 
 bool good_id(std::string_view id) {
   constexpr std::string_view kBlanks = " \t\r\n";
-  return !id.empty() && id.size() <= kMaxRequestIdBytes && kBlanks.find(id.front()) == kBlanks.npos &&
-         kBlanks.find(id.back()) == kBlanks.npos;
+  return !id.empty() && id.size() <= kMaxRequestIdBytes &&
+         kBlanks.find(id.front()) == kBlanks.npos && kBlanks.find(id.back()) == kBlanks.npos;
 }
 
 bool looks_like_a_row(std::string_view line) {
   const CsvRecord r = parse_csv_record(line);
-  return r.status == CsvStatus::ok && r.fields.size() == kColumns && parse_time(r.fields[kDate]).has_value();
+  return r.status == CsvStatus::ok && r.fields.size() == kColumns &&
+         parse_time(r.fields[kDate]).has_value();
 }
 
 // A quoted field with line feeds that contains what would be whole rows is a missing quote, not a
@@ -65,7 +83,8 @@ bool looks_like_a_row(std::string_view line) {
 bool swallows_rows(std::string_view record) {
   for (std::size_t at = record.find('\n'); at + 1 < record.size(); at = record.find('\n', at + 1)) {
     const std::string_view rest = record.substr(at + 1);
-    if (looks_like_a_row(rest.substr(0, std::min(rest.find('\n'), rest.size() - 1) + 1))) return true;
+    if (looks_like_a_row(rest.substr(0, std::min(rest.find('\n'), rest.size() - 1) + 1)))
+      return true;
   }
   return false;
 }
@@ -84,18 +103,30 @@ Refusal refusal_of(MoneyError e, Refusal otherwise) {
 
 std::string_view refusal_name(Refusal r) noexcept {
   switch (r) {
-    case Refusal::none: return "none";
-    case Refusal::bad_csv: return "bad_csv";
-    case Refusal::bad_invoice_number: return "bad_invoice_number";
-    case Refusal::bad_quantity: return "bad_quantity";
-    case Refusal::bad_price: return "bad_price";
-    case Refusal::too_many_decimals: return "too_many_decimals";
-    case Refusal::bad_date: return "bad_date";
-    case Refusal::bad_customer: return "bad_customer";
-    case Refusal::amount_overflow: return "amount_overflow";
-    case Refusal::cut_line: return "cut_line";
-    case Refusal::line_too_long: return "line_too_long";
-    case Refusal::key_reused_mismatch: return "key_reused_mismatch";
+    case Refusal::none:
+      return "none";
+    case Refusal::bad_csv:
+      return "bad_csv";
+    case Refusal::bad_invoice_number:
+      return "bad_invoice_number";
+    case Refusal::bad_quantity:
+      return "bad_quantity";
+    case Refusal::bad_price:
+      return "bad_price";
+    case Refusal::too_many_decimals:
+      return "too_many_decimals";
+    case Refusal::bad_date:
+      return "bad_date";
+    case Refusal::bad_customer:
+      return "bad_customer";
+    case Refusal::amount_overflow:
+      return "amount_overflow";
+    case Refusal::cut_line:
+      return "cut_line";
+    case Refusal::line_too_long:
+      return "line_too_long";
+    case Refusal::key_reused_mismatch:
+      return "key_reused_mismatch";
   }
   return "?";
 }
@@ -143,9 +174,11 @@ Result<void> InvoiceFileReader::consume(bool at_end) {
       std::string line(first_line(rest));
       if (line.starts_with("\xef\xbb\xbf")) line.erase(0, 3);
       const CsvRecord header = parse_csv_record(line + '\n');
-      if (header.status != CsvStatus::ok || !std::equal(header.fields.begin(), header.fields.end(), kHeader, kHeader + kColumns)) {
-        return fail(Code::invalid_argument, "no invoice file: its first line is not InvoiceNo,StockCode,Description,"
-                                            "Quantity,InvoiceDate,UnitPrice,CustomerID,Country");
+      if (header.status != CsvStatus::ok ||
+          !std::equal(header.fields.begin(), header.fields.end(), kHeader, kHeader + kColumns)) {
+        return fail(Code::invalid_argument,
+                    "no invoice file: its first line is not InvoiceNo,StockCode,Description,"
+                    "Quantity,InvoiceDate,UnitPrice,CustomerID,Country");
       }
       have_header_ = true;
       ++line_;
@@ -192,7 +225,8 @@ std::size_t InvoiceFileReader::take_row(std::string_view rest, bool at_end) {
   } else {
     refuse(rough_id(line), Refusal::bad_csv, used);
   }
-  line_ += static_cast<std::uint64_t>(std::count(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(used), '\n'));
+  line_ += static_cast<std::uint64_t>(
+      std::count(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(used), '\n'));
   return used;
 }
 
@@ -205,14 +239,16 @@ void InvoiceFileReader::take_cut_line(std::string_view line) {
 
 void InvoiceFileReader::take_fields(const std::vector<std::string>& fields, std::size_t bytes) {
   const std::string& id = fields[kInvoice];
-  if (!good_id(id)) return refuse(id.substr(0, kMaxRequestIdBytes), Refusal::bad_invoice_number, bytes);
+  if (!good_id(id))
+    return refuse(id.substr(0, kMaxRequestIdBytes), Refusal::bad_invoice_number, bytes);
   std::int64_t quantity = 0;
   Milli price = 0;
   const auto time = parse_time(fields[kDate]);
   const std::string_view customer = without_trailing_zero(fields[kCustomer]);
   Refusal bad = refusal_of(parse_whole(fields[kQuantity], quantity), Refusal::bad_quantity);
   if (bad == Refusal::none && !time) bad = Refusal::bad_date;
-  if (bad == Refusal::none) bad = refusal_of(parse_milli(fields[kPrice], price), Refusal::bad_price);
+  if (bad == Refusal::none)
+    bad = refusal_of(parse_milli(fields[kPrice], price), Refusal::bad_price);
   if (bad == Refusal::none && customer.size() > kMaxRequestIdBytes) bad = Refusal::bad_customer;
   if (bad != Refusal::none) return refuse(id, bad, bytes);
 
@@ -247,7 +283,8 @@ void InvoiceFileReader::refuse(std::string invoice, Refusal reason, std::size_t 
   group.invoice.line = line_;
 }
 
-InvoiceFileReader::Group& InvoiceFileReader::group_of(const std::string& invoice, std::size_t bytes) {
+InvoiceFileReader::Group& InvoiceFileReader::group_of(const std::string& invoice,
+                                                      std::size_t bytes) {
   const auto [it, fresh] = by_id_.try_emplace(invoice, groups_.size());
   if (fresh) {
     Group& group = groups_.emplace_back();

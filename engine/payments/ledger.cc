@@ -30,14 +30,19 @@ Result<std::optional<Row>> find_row(Transaction& txn, const Tree& tree, std::str
 
 std::string_view status_name(Status s) noexcept {
   switch (s) {
-    case Status::captured: return "captured";
-    case Status::refunded: return "refunded";
-    case Status::adjusted: return "adjusted";
+    case Status::captured:
+      return "captured";
+    case Status::refunded:
+      return "refunded";
+    case Status::adjusted:
+      return "adjusted";
   }
   return "?";
 }
 
-std::string transaction_id_of(std::string_view original_id) { return std::string(original_id) + "/1"; }
+std::string transaction_id_of(std::string_view original_id) {
+  return std::string(original_id) + "/1";
+}
 
 Result<Ledger> Ledger::open(Database& db, bool create) {
   PAYMENTS_ASSIGN(request, db.tree(kRequestTree, {.create = create}));
@@ -48,7 +53,8 @@ Result<Ledger> Ledger::open(Database& db, bool create) {
 
 Result<Ledger::Recorded> Ledger::record(const Request& request) {
   auto recorded = try_record(request);
-  for (int attempt = 1; !recorded && recorded.error().retryable() && attempt < kMostAttempts; ++attempt) {
+  for (int attempt = 1; !recorded && recorded.error().retryable() && attempt < kMostAttempts;
+       ++attempt) {
     recorded = try_record(request);
   }
   return recorded;
@@ -71,32 +77,35 @@ Result<Ledger::Recorded> Ledger::try_record(const Request& r) {
   if (!inserted && inserted.error() == Code::key_exists) {
     PAYMENTS_TRY(txn.rollback());
     PAYMENTS_ASSIGN(known, decode_request(existing));
-    return Recorded{known.fingerprint == r.fingerprint ? Answer::already_done : Answer::key_reused_mismatch, {}};
+    return Recorded{
+        known.fingerprint == r.fingerprint ? Answer::already_done : Answer::key_reused_mismatch,
+        {}};
   }
   if (!inserted) return std::unexpected(inserted.error());
   const std::string transaction_id = transaction_id_of(r.original_id);
   PAYMENTS_TRY(txn.insert(transaction_, row_key(transaction_id),
-                        encode(TransactionRow{.amount = r.amount,
-                                              .transaction_date = r.time,
-                                              .create_date = r.time,
-                                              .update_date = r.time,
-                                              .request = r.original_id})));
+                          encode(TransactionRow{.amount = r.amount,
+                                                .transaction_date = r.time,
+                                                .create_date = r.time,
+                                                .update_date = r.time,
+                                                .request = r.original_id})));
   const Status status = r.kind == Kind::payment        ? Status::captured
                         : r.kind == Kind::cancellation ? Status::refunded
                                                        : Status::adjusted;
   PAYMENTS_TRY(txn.insert(result_, key,
-                        encode(ResultRow{.kind = r.kind,
-                                         .status = status,
-                                         .amount = r.amount,
-                                         .payment_date = day_of(r.time),
-                                         .create_date = r.time,
-                                         .update_date = r.time,
-                                         .transaction = transaction_id})));
+                          encode(ResultRow{.kind = r.kind,
+                                           .status = status,
+                                           .amount = r.amount,
+                                           .payment_date = day_of(r.time),
+                                           .create_date = r.time,
+                                           .update_date = r.time,
+                                           .transaction = transaction_id})));
   PAYMENTS_ASSIGN(ticket, txn.commit_async());
   return Recorded{Answer::accepted, std::move(ticket)};
 }
 
-Result<Totals> Ledger::totals(std::optional<Day> day, const std::function<bool(std::uint64_t)>& step) {
+Result<Totals> Ledger::totals(std::optional<Day> day,
+                              const std::function<bool(std::uint64_t)>& step) {
   PAYMENTS_ASSIGN(txn, db_->read_only());
   Totals out;
   std::uint64_t rows = 0;
@@ -113,9 +122,10 @@ Result<Totals> Ledger::totals(std::optional<Day> day, const std::function<bool(s
     if (!go_on()) return fail(Code::interrupted);
     PAYMENTS_ASSIGN(row, decode_result(results.value()));
     if (day && row.payment_date != *day) continue;
-    const auto [count, sum] = row.kind == Kind::payment        ? std::pair(&out.payments, &out.sum_payments)
-                              : row.kind == Kind::cancellation ? std::pair(&out.cancellations, &out.sum_cancellations)
-                                                               : std::pair(&out.adjustments, &out.sum_adjustments);
+    const auto [count, sum] =
+        row.kind == Kind::payment        ? std::pair(&out.payments, &out.sum_payments)
+        : row.kind == Kind::cancellation ? std::pair(&out.cancellations, &out.sum_cancellations)
+                                         : std::pair(&out.adjustments, &out.sum_adjustments);
     const auto more = add(*sum, row.amount), total = add(out.total, row.amount);
     if (!more || !total) return overflow();
     ++*count;
@@ -131,7 +141,8 @@ Result<Pieces> Ledger::find(std::string_view original_id) {
   PAYMENTS_ASSIGN(txn, db_->read_only());
   Pieces out;
   PAYMENTS_ASSIGN(request, find_row(txn, request_, original_id, decode_request));
-  PAYMENTS_ASSIGN(transaction, find_row(txn, transaction_, transaction_id_of(original_id), decode_transaction));
+  PAYMENTS_ASSIGN(transaction,
+                  find_row(txn, transaction_, transaction_id_of(original_id), decode_transaction));
   PAYMENTS_ASSIGN(result, find_row(txn, result_, original_id, decode_result));
   out.request = std::move(request);
   out.transaction = std::move(transaction);

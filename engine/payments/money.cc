@@ -10,7 +10,8 @@ constexpr bool digit(char c) { return c >= '0' && c <= '9'; }
 MoneyError take_digits(std::string_view text, std::int64_t& value) noexcept {
   for (const char c : text) {
     if (!digit(c)) return MoneyError::not_a_number;
-    if (__builtin_mul_overflow(value, 10, &value) || __builtin_sub_overflow(value, c - '0', &value)) {
+    if (__builtin_mul_overflow(value, 10, &value) ||
+        __builtin_sub_overflow(value, c - '0', &value)) {
       return MoneyError::too_large;
     }
   }
@@ -22,7 +23,8 @@ MoneyError signed_of(bool negative, std::int64_t downwards, std::int64_t& out) n
     out = downwards;
     return MoneyError::none;
   }
-  return __builtin_sub_overflow(std::int64_t{0}, downwards, &out) ? MoneyError::too_large : MoneyError::none;
+  return __builtin_sub_overflow(std::int64_t{0}, downwards, &out) ? MoneyError::too_large
+                                                                  : MoneyError::none;
 }
 
 }  // namespace
@@ -32,7 +34,8 @@ MoneyError parse_milli(std::string_view text, Milli& out) noexcept {
   if (negative) text.remove_prefix(1);
   const std::size_t point = text.find('.');
   const std::string_view whole = text.substr(0, point);
-  const std::string_view decimals = point == text.npos ? std::string_view() : text.substr(point + 1);
+  const std::string_view decimals =
+      point == text.npos ? std::string_view() : text.substr(point + 1);
   if (whole.empty() || (point != text.npos && decimals.empty())) return MoneyError::not_a_number;
   for (const char c : decimals) {
     if (!digit(c)) return MoneyError::not_a_number;
@@ -41,7 +44,8 @@ MoneyError parse_milli(std::string_view text, Milli& out) noexcept {
   if (const auto e = take_digits(whole, value); e != MoneyError::none) return e;
   if (decimals.size() > 3) return MoneyError::too_many_decimals;
   if (const auto e = take_digits(decimals, value); e != MoneyError::none) return e;
-  if (const auto e = take_digits(std::string_view("000").substr(decimals.size()), value); e != MoneyError::none) {
+  if (const auto e = take_digits(std::string_view("000").substr(decimals.size()), value);
+      e != MoneyError::none) {
     return e;
   }
   return signed_of(negative, value, out);

@@ -8,9 +8,12 @@ namespace kessai::payments {
 
 std::string_view kind_name(Kind kind) noexcept {
   switch (kind) {
-    case Kind::payment: return "payment";
-    case Kind::cancellation: return "cancellation";
-    case Kind::adjustment: return "adjustment";
+    case Kind::payment:
+      return "payment";
+    case Kind::cancellation:
+      return "cancellation";
+    case Kind::adjustment:
+      return "adjustment";
   }
   return "?";
 }

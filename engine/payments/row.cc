@@ -46,7 +46,8 @@ class Reader {
     const std::string_view s = raw(sizeof(T));
     std::make_unsigned_t<T> u = 0;
     for (std::size_t i = 0; i < s.size(); ++i) {
-      u = static_cast<std::make_unsigned_t<T>>(u | static_cast<std::make_unsigned_t<T>>(static_cast<unsigned char>(s[i])) << (8 * i));
+      u = static_cast<std::make_unsigned_t<T>>(
+          u | static_cast<std::make_unsigned_t<T>>(static_cast<unsigned char>(s[i])) << (8 * i));
     }
     return static_cast<T>(u);
   }

@@ -55,6 +55,7 @@ class Tree {
   friend class engine::Store;
   friend class engine::TransactionState;
   friend class Database;
+  friend class Transaction;
   explicit Tree(std::shared_ptr<engine::TreeState> s) noexcept : state_(std::move(s)) {}
   std::shared_ptr<engine::TreeState> state_;
 };

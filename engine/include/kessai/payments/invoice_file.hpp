@@ -8,7 +8,8 @@
 /// mark is skipped; bytes are kept as they are.
 ///
 /// Promises
-///   * One request = all lines of one InvoiceNo of one file, wherever they stand in it. Its amount is
+///   * One request = all lines of one InvoiceNo of one file, wherever they stand in it. Its amount
+///   is
 ///     the exact sum of Quantity x UnitPrice.
 ///   * A bad line refuses its whole invoice and names file line and reason; nothing is guessed. A
 ///     broken quote costs its own line only: reading goes on at the next line.
@@ -23,23 +24,23 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kessai/payments/request.hpp"
 #include "kessai/error.hpp"
+#include "kessai/payments/request.hpp"
 
 namespace kessai::payments {
 
 /// Why an invoice was refused; the names are part of the command-line contract.
 enum class Refusal : std::uint8_t {
   none,
-  bad_csv,            ///< not eight fields, a broken quote
-  bad_invoice_number, ///< empty or longer than kMaxRequestIdBytes
+  bad_csv,             ///< not eight fields, a broken quote
+  bad_invoice_number,  ///< empty or longer than kMaxRequestIdBytes
   bad_quantity,
   bad_price,
   too_many_decimals,  ///< a price finer than 0.001
   bad_date,
   bad_customer,
   amount_overflow,
-  cut_line,           ///< the file ends inside the line
+  cut_line,  ///< the file ends inside the line
   line_too_long,
   key_reused_mismatch,  ///< the id is known with other lines (found by the store, not here)
 };
@@ -47,10 +48,10 @@ enum class Refusal : std::uint8_t {
 
 /// One invoice of a file, good or refused.
 struct Invoice {
-  Request request;           ///< complete only when refusal == none
+  Request request;  ///< complete only when refusal == none
   Refusal refusal = Refusal::none;
-  std::uint64_t line = 0;    ///< of the first bad line, else of its first line (the header is line 1)
-  std::uint64_t bytes = 0;   ///< of its lines in the file, for progress
+  std::uint64_t line = 0;  ///< of the first bad line, else of its first line (the header is line 1)
+  std::uint64_t bytes = 0;  ///< of its lines in the file, for progress
 };
 
 /// Longest line, quoted line feeds included.
@@ -79,12 +80,12 @@ class InvoiceFileReader {
   void refuse(std::string invoice, Refusal reason, std::size_t bytes);
   Group& group_of(const std::string& invoice, std::size_t bytes);
 
-  std::string buffer_;       ///< bytes not yet consumed
+  std::string buffer_;  ///< bytes not yet consumed
   bool have_header_ = false;
-  bool skipping_ = false;    ///< inside the rest of a line that is too long
-  std::uint64_t line_ = 1;   ///< physical line at the start of what is not yet consumed
+  bool skipping_ = false;   ///< inside the rest of a line that is too long
+  std::uint64_t line_ = 1;  ///< physical line at the start of what is not yet consumed
   std::uint64_t lines_ = 0;
-  std::string last_id_;      ///< invoice of the row before
+  std::string last_id_;  ///< invoice of the row before
   std::vector<Group> groups_;
   std::unordered_map<std::string, std::size_t> by_id_;
 };

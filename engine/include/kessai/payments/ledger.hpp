@@ -3,8 +3,8 @@
 /// The payment tables in a store: three insert-only trees.
 ///
 ///   payment_request      REQUEST_ID || original id -> who asked for what, with the fingerprint
-///   payment_transaction  the same key of TRANSACTION_ID = original id || "/1" -> what was attempted
-///   payment_result       REQUEST_ID || original id -> how it ended
+///   payment_transaction  the same key of TRANSACTION_ID = original id || "/1" -> what was
+///   attempted payment_result       REQUEST_ID || original id -> how it ended
 ///
 /// Promises
 ///   * A request is recorded by one durable commit that inserts its three rows; all or none survive
@@ -12,7 +12,8 @@
 ///     one id exactly one is accepted.
 ///   * The same id with the same fingerprint answers already_done once that row is durable; with
 ///     another fingerprint key_reused_mismatch.
-///   * Rows never change: CREATE_DATE == UPDATE_DATE for ever, both equal REQUEST_DATE here, so that
+///   * Rows never change: CREATE_DATE == UPDATE_DATE for ever, both equal REQUEST_DATE here, so
+///   that
 ///     a replay of the same files writes the same bytes.
 /// Threads: any number. Uses the public API of the engine only.
 #pragma once
@@ -23,8 +24,8 @@
 #include <string_view>
 #include <vector>
 
-#include "kessai/payments/request.hpp"
 #include "kessai/database.hpp"
+#include "kessai/payments/request.hpp"
 
 namespace kessai::payments {
 
@@ -35,7 +36,8 @@ inline constexpr std::string_view kResultTree = "payment_result";
 enum class Status : std::uint8_t { captured = 0, refunded = 1, adjusted = 2 };
 [[nodiscard]] std::string_view status_name(Status s) noexcept;
 
-/// The columns that all three tables share, and those of payment_request; the encoding is in row.cc.
+/// The columns that all three tables share, and those of payment_request; the encoding is in
+/// row.cc.
 struct RequestRow {
   Kind kind = Kind::payment;
   Milli amount = 0;
@@ -106,7 +108,10 @@ class Ledger {
 
  private:
   Ledger(Database& db, Tree request, Tree transaction, Tree result)
-      : db_(&db), request_(std::move(request)), transaction_(std::move(transaction)), result_(std::move(result)) {}
+      : db_(&db),
+        request_(std::move(request)),
+        transaction_(std::move(transaction)),
+        result_(std::move(result)) {}
   [[nodiscard]] Result<Recorded> try_record(const Request& request);
 
   Database* db_;

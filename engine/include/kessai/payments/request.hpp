@@ -2,9 +2,9 @@
 /// @file
 /// A payment request as the outside world sends it, and its identity.
 ///
-/// REQUEST_ID is XXH3-64 (unseeded) of the original id. It goes in front of the original id in every
-/// key: the hash scatters inserts over the leaves, the original keeps uniqueness exact, so that a
-/// hash collision neither merges two payments nor needs a probe.
+/// REQUEST_ID is XXH3-64 (unseeded) of the original id. It goes in front of the original id in
+/// every key: the hash scatters inserts over the leaves, the original keeps uniqueness exact, so
+/// that a hash collision neither merges two payments nor needs a probe.
 #pragma once
 
 #include <array>
@@ -33,8 +33,8 @@ struct Request {
   std::string original_id;
   Kind kind = Kind::payment;
   Milli amount = 0;
-  Micros time = 0;          ///< REQUEST_DATE: the earliest of its lines
-  std::string account;      ///< customer; empty when unknown
+  Micros time = 0;      ///< REQUEST_DATE: the earliest of its lines
+  std::string account;  ///< customer; empty when unknown
   std::uint32_t lines = 0;
   Fingerprint fingerprint{};
 };

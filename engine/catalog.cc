@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The catalog (I16): tree 1 maps names to ids (u32 little-endian); the key "" holds the next id, so
+// ids are never reused. Roots live in the image (btree/roots.hpp), never in the log.
+#include <algorithm>
+#include <cstring>
+
+#include "engine/store.hpp"
+#include "io/check.hpp"
+
+namespace kessai::engine {
+namespace {
+
+std::string encode_id(std::uint32_t id) {
+  std::string s(sizeof id, '\0');
+  std::memcpy(s.data(), &id, sizeof id);
+  return s;
+}
+
+std::uint32_t decode_id(std::string_view s) {
+  std::uint32_t id = 0;
+  if (s.size() == sizeof id) std::memcpy(&id, s.data(), sizeof id);
+  return id;
+}
+
+std::unexpected<Error> no_tree(std::string_view name) {
+  ErrorDetail d;
+  d.what = "there is no tree of this name; create it first";
+  d.tree = name;
+  return std::unexpected(Error(Code::tree_not_found, std::move(d)));
+}
+
+Result<void> check_name(std::string_view name) {
+  if (!name.empty() && name.size() <= kMaxTreeNameBytes) return {};
+  return fail(Code::bad_tree_name, name.empty() ? std::string("a tree name must not be empty")
+                                                : "the tree name has " + std::to_string(name.size()) +
+                                                      " bytes; the limit is " + std::to_string(kMaxTreeNameBytes));
+}
+
+}  // namespace
+
+Result<PageId> Store::make_root(TreeId id) {
+  btree::Shadows shadows(*pages_);
+  KESSAI_TRY(pages_->claim(btree::Tree::kClaimPerChange));
+  Result<PageId> out = fail(Code::io_error);
+  for (;;) {
+    auto frame = pages_->pool().take_frame();
+    auto ready = frame ? shadows.top_up(4) : Result<void>(std::unexpected(frame.error()));
+    if (ready) ready = roots_->make_room(1, shadows);
+    if (!ready) {
+      if (frame) pages_->pool().return_frame(*frame);
+      out = std::unexpected(ready.error());
+      break;
+    }
+    btree::Gate::Pass gate(pages_->gate());
+    if (!pages_->enough(shadows, 4)) {
+      pages_->pool().return_frame(*frame);
+      continue;
+    }
+    out = pages_->allocate();
+    if (!out) {
+      pages_->pool().return_frame(*frame);
+      break;
+    }
+    auto x = pages_->pool().adopt(*out, *frame);
+    KESSAI_CHECK(pages_->touch(x, shadows));
+    btree::Tree::format_root(x, pages_->id().lo, id);
+    x.release();
+    roots_->add({btree::Roots::Kind::tree, id, *out}, shadows);
+    break;
+  }
+  pages_->unclaim(btree::Tree::kClaimPerChange);
+  return out;
+}
+
+Result<void> Store::mark_dropping(TreeId id, PageId root) {
+  btree::Shadows shadows(*pages_);
+  KESSAI_TRY(pages_->claim(btree::Tree::kClaimPerChange, true));
+  Result<void> ok;
+  for (;;) {
+    ok = shadows.top_up(4);
+    if (!ok) break;
+    btree::Gate::Pass gate(pages_->gate());
+    if (!pages_->enough(shadows, 4)) continue;
+    roots_->replace({btree::Roots::Kind::tree, id, root}, {btree::Roots::Kind::dropping, id, root}, shadows);
+    break;
+  }
+  pages_->unclaim(btree::Tree::kClaimPerChange);
+  return ok;
+}
+
+std::shared_ptr<TreeState> Store::remember(const std::string& name, TreeId id, PageId root) {
+  auto t = std::make_shared<TreeState>(token_, name, context_, id, root);
+  io::MutexLock lock(trees_mutex_);
+  return trees_.try_emplace(name, std::move(t)).first->second;
+}
+
+Result<std::vector<std::pair<std::string, TreeId>>> Store::catalog() {
+  std::vector<std::pair<std::string, TreeId>> out;
+  btree::TreeCursor cursor(catalog_tree_->tree, "", std::nullopt, false);
+  btree::TreeCursor::Row row;
+  for (;;) {
+    KESSAI_ASSIGN(more, cursor.next(row));
+    if (!more) return out;
+    if (btree::is_ghost(row.tag) || row.key.empty()) continue;
+    out.emplace_back(row.key, TreeId{decode_id(row.value)});
+  }
+}
+
+Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool create) {
+  KESSAI_TRY(check_name(name));
+  const std::string key(name);
+  {
+    io::MutexLock lock(trees_mutex_);
+    if (const auto it = trees_.find(key); it != trees_.end()) return it->second;
+  }
+  if (!create) return no_tree(name);
+  KESSAI_TRY(writable());
+  io::MutexLock ddl(ddl_mutex_);
+  {
+    io::MutexLock lock(trees_mutex_);
+    if (const auto it = trees_.find(key); it != trees_.end()) return it->second;
+  }
+  // The root first: an image may hold a root without a catalog record (open drops it), never the
+  // other way round.
+  const TreeId id{next_tree_};
+  KESSAI_ASSIGN(root, make_root(id));
+  WriteSet writes;
+  writes.set_value(writes.add(catalog_tree_, ""), encode_id(next_tree_ + 1));
+  writes.set_value(writes.add(catalog_tree_, key), encode_id(raw(id)));
+  mvcc::LockSet locks(next_owner());
+  auto lsn = commit(writes, locks);
+  if (lsn) {
+    if (auto ok = wait_durable(*lsn); !ok) return std::unexpected(ok.error());
+    ++next_tree_;
+    return remember(key, id, root);
+  }
+  if (lsn.error() != Code::unknown_outcome) static_cast<void>(mark_dropping(id, root));
+  return std::unexpected(lsn.error());
+}
+
+Result<void> Store::drop_tree(std::string_view name) {
+  KESSAI_TRY(check_name(name));
+  KESSAI_TRY(writable());
+  if (name == kMainTreeName) return fail(Code::bad_tree_name, "the tree \"main\" always exists and cannot be dropped");
+  io::MutexLock ddl(ddl_mutex_);
+  KESSAI_ASSIGN(t, tree(name, false));
+  t->dropping.store(true, std::memory_order_seq_cst);
+  // Commits and purges under way are CPU-bound here: they finish.
+  while (t->writers.load(std::memory_order_seq_cst) != 0) io::yield_thread();
+  WriteSet writes;
+  writes.add(catalog_tree_, name).remove = true;
+  mvcc::LockSet locks(next_owner());
+  auto lsn = commit(writes, locks);
+  if (!lsn) {
+    if (lsn.error() != Code::unknown_outcome) t->dropping.store(false, std::memory_order_seq_cst);
+    return std::unexpected(lsn.error());
+  }
+  t->dropped_at.store(*lsn, std::memory_order_release);
+  {
+    io::MutexLock lock(trees_mutex_);
+    trees_.erase(std::string(name));
+    dropped_.push_back(t);
+  }
+  return wait_durable(*lsn);
+}
+
+Result<std::vector<std::string>> Store::tree_names() {
+  std::vector<std::string> out;
+  io::MutexLock lock(trees_mutex_);
+  for (const auto& [name, t] : trees_) out.push_back(name);
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+}  // namespace kessai::engine

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commit pipeline: see engine/store.hpp for its steps.
+#include <algorithm>
+
+#include "engine/store.hpp"
+#include "io/check.hpp"
+#include "io/mutant.hpp"
+
+namespace kessai::engine {
+namespace {
+
+std::span<const std::byte> as_bytes(const std::string& s) {
+  return {reinterpret_cast<const std::byte*>(s.data()), s.size()};
+}
+
+/// Pushes what a commit replaces. Overflow values were read when the record was locked.
+class UndoPusher final : public btree::BeforeImages {
+ public:
+  explicit UndoPusher(mvcc::Undo& undo) : undo_(undo) {}
+  const Write* current = nullptr;
+
+  void before(TreeId tree, std::string_view key, std::uint64_t tag, std::string_view value, Lsn end) override {
+    mvcc::Image image;
+    image.present = !btree::is_ghost(tag);
+    if (!image.present) return;  // between delete and re-insert no entry means absent
+    image.value = btree::is_overflow(tag) ? std::string_view(current->before_overflow) : value;
+    undo_.push(tree, key, btree::tag_lsn(tag), end, image);
+  }
+
+ private:
+  mvcc::Undo& undo_;
+};
+
+/// Commits hold the trees they change: a drop waits for them (I16).
+class TreeHolds {
+ public:
+  [[nodiscard]] Result<void> take(std::vector<Write>& writes) {
+    TreeState* last = nullptr;
+    for (const Write& w : writes) {
+      if (w.tree.get() == last) continue;
+      last = w.tree.get();
+      last->writers.fetch_add(1, std::memory_order_seq_cst);
+      held_.push_back(w.tree);
+      if (last->dropping.load(std::memory_order_seq_cst)) {
+        ErrorDetail d;
+        d.what = "the tree was dropped";
+        d.tree = last->name;
+        return std::unexpected(Error(Code::tree_not_found, std::move(d)));
+      }
+    }
+    return {};
+  }
+  ~TreeHolds() {
+    for (const auto& t : held_) t->writers.fetch_sub(1, std::memory_order_release);
+  }
+  TreeHolds() = default;
+  TreeHolds(const TreeHolds&) = delete;
+  TreeHolds& operator=(const TreeHolds&) = delete;
+
+ private:
+  std::vector<std::shared_ptr<TreeState>> held_;
+};
+
+}  // namespace
+
+Result<void> Store::writable() const {
+  if (log_ == nullptr) return fail(Code::read_only, "the store is open for reading only");
+  if (pages_->poisoned()) return std::unexpected(pages_->poison_error());
+  return {};
+}
+
+Result<void> Store::prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins) {
+  const std::size_t quota = pages_->pool().frames() / 4;
+  PageId last{};
+  for (Write& w : writes.all()) {
+    if (w.noop) continue;
+    if (!w.remove && !btree::fits_inline(w.key.size(), w.value.size())) {
+      KESSAI_TRY(w.tree->tree.prepare_overflow(w.value, w.overflow));
+    }
+    // I4: leaves are resident and stay so. Past the quota apply reads what is missing itself.
+    if (pins.size() >= quota) continue;
+    KESSAI_ASSIGN(pin, w.tree->tree.pin_leaf(w.key, w.hint));
+    if (w.hint.page != last) pins.push_back(std::move(pin));
+    last = w.hint.page;
+  }
+  return {};
+}
+
+Result<void> Store::relieve_undo() {
+  if (!undo_->over_budget()) return {};
+  step_versions();
+  if (!undo_->over_budget()) return {};
+  undo_->gc_intervals(snapshots_.in_use(std::min(applied(), durable())));
+  // The oldest snapshots pay; they get snapshot_too_old at their next read (I14).
+  while (undo_->over_budget() && snapshots_.kill_oldest()) step_versions();
+  return {};
+}
+
+Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
+  KESSAI_TRY(writable());
+  KESSAI_TRY(relieve_undo());
+  auto& sorted = writes.sorted();
+  TreeHolds holds;
+  KESSAI_TRY(holds.take(sorted));
+  std::vector<btree::Pool::Pin> pins;
+  auto prepared = prepare_writes(writes, pins);
+  std::uint64_t claim = 8;
+  for (const Write& w : sorted) claim += btree::Tree::kClaimPerChange + w.overflow.pages.size();
+  const bool only_removes = std::all_of(sorted.begin(), sorted.end(), [](const Write& w) { return w.remove || w.noop; });
+  if (prepared) prepared = pages_->claim(claim, only_removes);
+  const auto discard = [&] {
+    for (Write& w : sorted) {
+      if (!w.overflow.empty()) w.tree->tree.discard_overflow(w.overflow);
+    }
+  };
+  if (!prepared) {
+    discard();
+    return std::unexpected(prepared.error());
+  }
+  btree::Shadows shadows(*pages_);
+  auto lsn = append_and_apply(writes, shadows);
+  pages_->unclaim(claim);
+  if (!lsn) {
+    if (lsn.error() != Code::unknown_outcome) discard();
+    return lsn;
+  }
+  for (Write& w : sorted) {
+    if (w.remove && !w.noop) note_ghost(w.tree, w.key, *lsn);
+  }
+  pins.clear();
+  locks_->release_all(locks);
+  writes.clear();
+  counters.commits.fetch_add(1, std::memory_order_relaxed);
+  // Visible before answered: earlier commits may still be applying.
+  while (log_->applied_lsn() < *lsn && !log_->poisoned()) io::yield_thread();
+  after_commit();
+  return lsn;
+}
+
+Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
+  std::string stream, record;
+  for (const Write& w : writes.all()) {
+    if (w.noop) continue;
+    wal::encode_op({w.tree->tree.id(), w.remove ? wal::OpKind::remove : wal::OpKind::put, w.key, w.value}, stream);
+  }
+  wal::Log::Reservation at;
+  std::uint64_t hold = 0;
+  const bool large = wal::kRecordHeader + stream.size() > log_->max_record();
+  if (large) {
+    auto closed = append_parts(stream, hold);
+    if (!closed) return std::unexpected(closed.error());
+    at = *closed;
+  } else {
+    wal::start_record(wal::RecordKind::commit, record);
+    record += stream;
+    wal::finish_record(record);
+    auto reserved = log_->reserve(record.size());
+    if (!reserved) return std::unexpected(reserved.error());
+    at = *reserved;
+    if (!KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
+  }
+  // No failure from here on (I4): what fails all the same poisons the store.
+  auto ok = apply_writes(writes, at.lsn, shadows);
+  if (KESSAI_MUTANT(apply_before_append) && !large) log_->fill(at, as_bytes(record));
+  if (!ok) {
+    pages_->poison(ok.error());
+    return std::unexpected(Error(Code::unknown_outcome, ErrorDetail{.what = "the commit is in the log but could not be applied: " + ok.error().message(), .path = {}, .tree = {}, .key = {}, .offset = 0, .page = 0, .lsn = at.lsn}));
+  }
+  log_->applied(at);
+  if (large) log_->release_low(hold);
+  return at.lsn;
+}
+
+Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std::uint64_t& hold) {
+  if (stream.size() > options_.wal_limit / 4) {
+    return fail(Code::transaction_too_large, "the transaction writes " + std::to_string(stream.size()) +
+                                                 " bytes, more than a quarter of Options::wal_limit");
+  }
+  hold = log_->hold_low();
+  wal::CloseBuilder close;
+  std::string record;
+  const auto give_up = [&](const Error& e) {
+    log_->release_low(hold);  // the parts are void: no closing record names them
+    return std::unexpected(e);
+  };
+  const std::size_t body_bytes = log_->max_record() - wal::kRecordHeader;
+  for (std::size_t from = 0; from < stream.size(); from += body_bytes) {
+    const std::string_view body = std::string_view(stream).substr(from, body_bytes);
+    wal::start_record(wal::RecordKind::part, record);
+    record += body;
+    wal::finish_record(record);
+    auto at = log_->reserve(record.size());
+    if (!at) return give_up(at.error());
+    log_->fill(*at, as_bytes(record));
+    log_->applied(*at);  // nothing to apply: the closing record counts
+    close.add_part(at->start, at->lsn, body);
+  }
+  auto at = log_->reserve(close.record_bytes());
+  if (!at) return give_up(at.error());
+  close.finish(record);
+  log_->fill(*at, as_bytes(record));
+  return *at;
+}
+
+Result<void> Store::apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows) {
+  UndoPusher pusher(*undo_);
+  for (Write& w : writes.all()) {
+    if (w.noop) continue;
+    btree::Change c;
+    c.remove = w.remove;
+    c.key = w.key;
+    c.value = w.value;
+    c.lsn = lsn;
+    c.overflow = w.overflow.empty() ? nullptr : &w.overflow;
+    pusher.current = &w;
+    KESSAI_TRY(w.tree->tree.apply(c, w.hint, shadows, &pusher));
+  }
+  return {};
+}
+
+Result<void> Store::wait_durable(Lsn lsn) {
+  if (lsn == 0 || log_ == nullptr) return {};
+  return log_->wait_durable(lsn);
+}
+
+Result<void> Store::wait_seen(Lsn seen) {
+  if (log_ == nullptr || log_->durable_lsn() >= seen) return {};
+  auto ok = log_->wait_durable(seen);
+  if (!ok) return std::unexpected(pages_->poisoned() ? pages_->poison_error() : Error(Code::poisoned, "what was read is not durable and the log has failed; close and reopen the store"));
+  return ok;
+}
+
+}  // namespace kessai::engine

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public handles: argument checks and forwarding.
+#include "kessai/database.hpp"
+
+#include "engine/scan.hpp"
+#include "engine/transaction.hpp"
+#include "io/check.hpp"
+
+namespace kessai {
+
+std::string_view version() noexcept { return "kessai " KESSAI_VERSION; }
+
+namespace {
+std::unexpected<Error> closed() { return fail(Code::closed_handle, "the database is closed"); }
+}  // namespace
+
+// ---- Tree, Range, Cursor -----------------------------------------------------------------------
+
+const std::string& Tree::name() const noexcept {
+  static const std::string none;
+  return state_ ? state_->name : none;
+}
+std::uint32_t Tree::id() const noexcept { return state_ ? raw(state_->tree.id()) : 0; }
+
+Range Range::prefix(std::string_view prefix, bool reverse) {
+  Range r;
+  r.from = prefix;
+  r.reverse = reverse;
+  std::string to(prefix);
+  while (!to.empty() && static_cast<unsigned char>(to.back()) == 0xff) to.pop_back();
+  if (!to.empty()) {
+    to.back() = static_cast<char>(static_cast<unsigned char>(to.back()) + 1);
+    r.to = std::move(to);
+  }
+  return r;
+}
+
+Cursor::Cursor(std::unique_ptr<engine::CursorState> s) noexcept : state_(std::move(s)) {}
+Cursor::Cursor(Cursor&&) noexcept = default;
+Cursor& Cursor::operator=(Cursor&&) noexcept = default;
+Cursor::~Cursor() = default;
+bool Cursor::next() { return state_ != nullptr && state_->next(); }
+std::string_view Cursor::key() const noexcept { return state_->key(); }
+std::string_view Cursor::value() const noexcept { return state_->value(); }
+Lsn Cursor::lsn() const noexcept { return state_->lsn(); }
+const Result<void>& Cursor::status() const noexcept {
+  static const Result<void> moved = closed();
+  return state_ ? state_->status() : moved;
+}
+
+// ---- CommitTicket ------------------------------------------------------------------------------
+
+CommitTicket::CommitTicket(std::shared_ptr<engine::Store> store, Lsn lsn, Lsn wait_for) noexcept
+    : store_(std::move(store)), lsn_(lsn), wait_for_(wait_for) {}
+Lsn CommitTicket::lsn() const noexcept { return lsn_; }
+
+bool CommitTicket::ready() const {
+  if (store_ == nullptr || wait_for_ == 0) return true;
+  engine::Store::Use use(*store_);
+  if (!use) return true;  // closing made it durable, or wait() tells
+  return store_->log()->poll() >= wait_for_ || store_->log()->poisoned();
+}
+
+Result<void> CommitTicket::wait() const {
+  if (store_ == nullptr || wait_for_ == 0) return {};
+  engine::Store::Use use(*store_);
+  if (!use) return store_->durable_at_close() >= wait_for_ ? Result<void>() : closed();
+  return lsn_ != 0 ? store_->wait_durable(wait_for_) : store_->wait_seen(wait_for_);
+}
+
+void CommitTicket::on_durable(std::function<void(Result<void>)> fn) const {
+  if (store_ == nullptr || wait_for_ == 0) return fn({});
+  engine::Store::Use use(*store_);
+  if (!use) return fn(store_->durable_at_close() >= wait_for_ ? Result<void>() : closed());
+  store_->log()->on_durable(wait_for_, std::move(fn));
+}
+
+// ---- Transaction -------------------------------------------------------------------------------
+
+Transaction::Transaction(std::unique_ptr<engine::TransactionState> s) noexcept : state_(std::move(s)) {}
+Transaction::Transaction(Transaction&&) noexcept = default;
+Transaction& Transaction::operator=(Transaction&&) noexcept = default;
+Transaction::~Transaction() = default;
+
+Result<std::string> Transaction::get(const Tree& tree, std::string_view key) {
+  std::string value;
+  KESSAI_TRY(get(tree, key, value));
+  return value;
+}
+Result<Lsn> Transaction::get(const Tree& tree, std::string_view key, std::string& value) {
+  return state_ ? state_->get(tree.state_, key, value) : closed();
+}
+Result<std::string> Transaction::get_for_update(const Tree& tree, std::string_view key) {
+  return state_ ? state_->get_for_update(tree.state_, key) : closed();
+}
+Result<void> Transaction::put(const Tree& tree, std::string_view key, std::string_view value) {
+  return state_ ? state_->put(tree.state_, key, value) : closed();
+}
+Result<void> Transaction::insert(const Tree& tree, std::string_view key, std::string_view value, std::string* existing) {
+  return state_ ? state_->insert(tree.state_, key, value, existing) : closed();
+}
+Result<void> Transaction::remove(const Tree& tree, std::string_view key) {
+  return state_ ? state_->remove(tree.state_, key) : closed();
+}
+Cursor Transaction::scan(const Tree& tree, Range range) {
+  auto ok = state_ ? state_->usable(tree.state_.get()) : closed();
+  if (!ok) return Cursor(std::make_unique<engine::CursorState>(ok.error()));
+  return Cursor(std::make_unique<engine::CursorState>(state_->store(), tree.state_, std::move(range), state_.get()));
+}
+Result<Lsn> Transaction::commit() {
+  if (!state_) return closed();
+  const bool durable = state_->durability() == Durability::durable;
+  KESSAI_ASSIGN(lsns, state_->commit());
+  engine::Store& s = *state_->store();
+  engine::Store::Use use(s);
+  if (!use) return closed();
+  if (lsns.first == 0) {
+    KESSAI_TRY(s.wait_seen(lsns.second));
+  } else if (durable) {
+    KESSAI_TRY(s.wait_durable(lsns.second));
+  }
+  return lsns.first;
+}
+Result<CommitTicket> Transaction::commit_async() {
+  if (!state_) return closed();
+  KESSAI_ASSIGN(lsns, state_->commit());
+  return CommitTicket(state_->store(), lsns.first, lsns.second);
+}
+Result<void> Transaction::rollback() { return state_ ? state_->rollback() : closed(); }
+bool Transaction::active() const noexcept { return state_ && state_->active(); }
+Lsn Transaction::snapshot() const noexcept { return state_ ? state_->snapshot().w : 0; }
+
+// ---- Database ----------------------------------------------------------------------------------
+
+Database::Database(std::shared_ptr<engine::Store> s) noexcept : store_(std::move(s)) {}
+Database::Database(Database&&) noexcept = default;
+Database& Database::operator=(Database&& o) noexcept {
+  if (this != &o) {
+    if (store_) static_cast<void>(store_->close());
+    store_ = std::move(o.store_);
+  }
+  return *this;
+}
+Database::~Database() {
+  if (store_) static_cast<void>(store_->close());
+}
+
+Result<Database> Database::open(std::string_view path, const Options& options) {
+  KESSAI_ASSIGN(s, engine::Store::open(path, options));
+  return Database(std::move(s));
+}
+Result<void> Database::close() { return store_ ? store_->close() : closed(); }
+
+#define KESSAI_ENTER()             \
+  if (store_ == nullptr) return closed(); \
+  engine::Store::Use kessai_use(*store_); \
+  if (!kessai_use) return closed()
+
+Result<Tree> Database::tree(std::string_view name, const TreeOptions& options) {
+  KESSAI_ENTER();
+  KESSAI_ASSIGN(t, store_->tree(name, options.create));
+  return Tree(std::move(t));
+}
+Result<void> Database::drop_tree(std::string_view name) {
+  KESSAI_ENTER();
+  return store_->drop_tree(name);
+}
+Result<std::vector<std::string>> Database::tree_names() {
+  KESSAI_ENTER();
+  return store_->tree_names();
+}
+Result<TreeInfo> Database::tree_info(const Tree& tree) {
+  KESSAI_ENTER();
+  KESSAI_TRY(store_->owns(tree.state_.get()));
+  return store_->tree_info(*tree.state_);
+}
+Result<Transaction> Database::begin(const BeginOptions& options) {
+  KESSAI_ENTER();
+  if (store_->in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  return Transaction(std::make_unique<engine::TransactionState>(store_, options));
+}
+Result<Transaction> Database::read_only() {
+  BeginOptions o;
+  o.read_only = true;
+  return begin(o);
+}
+Result<std::string> Database::get(const Tree& tree, std::string_view key) {
+  std::string value;
+  KESSAI_TRY(get(tree, key, value));
+  return value;
+}
+Result<Lsn> Database::get(const Tree& tree, std::string_view key, std::string& value) {
+  KESSAI_ENTER();
+  KESSAI_TRY(store_->owns(tree.state_.get()));
+  return store_->get(*tree.state_, key, value);
+}
+Result<void> Database::multi_get(const Tree& tree, std::span<const std::string_view> keys, std::span<Lookup> out) {
+  KESSAI_ENTER();
+  KESSAI_TRY(store_->owns(tree.state_.get()));
+  return store_->multi_get(*tree.state_, keys, out);
+}
+Cursor Database::scan(const Tree& tree, Range range) {
+  Result<void> ok = store_ ? store_->owns(tree.state_.get()) : closed();
+  if (ok) {
+    engine::Store::Use use(*store_);
+    if (use) return Cursor(std::make_unique<engine::CursorState>(store_, tree.state_, std::move(range), nullptr));
+    ok = closed();
+  }
+  return Cursor(std::make_unique<engine::CursorState>(ok.error()));
+}
+Result<Lsn> Database::put(const Tree& tree, std::string_view key, std::string_view value, Durability durability) {
+  KESSAI_ENTER();
+  return engine::autocommit(store_, tree.state_, key, value, 'p', durability);
+}
+Result<Lsn> Database::insert(const Tree& tree, std::string_view key, std::string_view value, Durability durability) {
+  KESSAI_ENTER();
+  return engine::autocommit(store_, tree.state_, key, value, 'i', durability);
+}
+Result<Lsn> Database::remove(const Tree& tree, std::string_view key, Durability durability) {
+  KESSAI_ENTER();
+  return engine::autocommit(store_, tree.state_, key, {}, 'r', durability);
+}
+Result<void> Database::wait_durable(Lsn lsn) {
+  KESSAI_ENTER();
+  return store_->wait_durable(lsn);
+}
+Result<void> Database::checkpoint() {
+  KESSAI_ENTER();
+  return store_->checkpoint();
+}
+Result<CheckReport> Database::check(const std::function<void(const Progress&)>& progress) {
+  KESSAI_ENTER();
+  return store_->check(progress);
+}
+StoreInfo Database::info() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->info() : StoreInfo{};
+}
+Stats Database::stats() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->stats() : Stats{};
+}
+Result<PageDump> Database::page(std::uint64_t page_id) {
+  KESSAI_ENTER();
+  return store_->page(page_id);
+}
+Result<std::vector<TreeNode>> Database::tree_nodes(const Tree& tree) {
+  KESSAI_ENTER();
+  KESSAI_TRY(store_->owns(tree.state_.get()));
+  return store_->tree_nodes(*tree.state_);
+}
+Result<void> Database::wal_records(const std::function<bool(const WalRecord&)>& fn) {
+  KESSAI_ENTER();
+  return store_->wal_records(fn);
+}
+
+}  // namespace kessai

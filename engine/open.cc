@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+// Opening: create or find the files, recover, start a log generation, start the threads; closing.
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "engine/store.hpp"
+#include "io/check.hpp"
+
+namespace kessai::engine {
+namespace {
+
+std::uint64_t ns(std::chrono::milliseconds d) {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(d).count());
+}
+
+bool is_leftover(std::string_view name) {
+  return name == btree::kDataFileNew || (name.starts_with("wal-") && name.ends_with(".kessai"));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Store>> Store::open(std::string_view path, const Options& options) {
+  std::shared_ptr<Store> s(new Store(options));
+  if (options.read_only && options.create) {
+    return fail(Code::invalid_argument, "create and read_only exclude each other");
+  }
+  KESSAI_TRY(s->open_environment(path));
+  auto opened = s->open_files();
+  const bool absent = !opened && (opened.error() == Code::store_missing || opened.error() == Code::incomplete_store);
+  if (absent && options.create) {
+    s->roots_.reset();
+    s->pages_.reset();
+    KESSAI_TRY(s->clear_leftovers());
+    opened = s->create_files();
+  }
+  if (!opened) return std::unexpected(opened.error());
+  s->start_threads();
+  return s;
+}
+
+Store::~Store() {
+  if (in_forked_child()) {
+    // The threads and the rings are the parent's; touching them here would harm it.
+    static_cast<void>(new io::Thread(std::move(log_thread_)));
+    static_cast<void>(new io::Thread(std::move(checkpoint_thread_)));
+    static_cast<void>(roots_.release());
+    static_cast<void>(pages_.release());
+    static_cast<void>(log_.release());
+    static_cast<void>(reader_.release());
+    static_cast<void>(directory_.release());
+    return;
+  }
+  static_cast<void>(close());
+}
+
+void Store::say(std::string_view line) const {
+  if (options_.log_sink) options_.log_sink(line);
+}
+
+Result<void> Store::open_environment(std::string_view path) {
+  process_ = io::process_id();
+  if (options_.env != nullptr) {
+    env_ = options_.env;
+  } else {
+    io::DirectoryOptions d;
+    d.backend = options_.io == IoBackend::uring   ? io::Backend::uring
+                : options_.io == IoBackend::posix ? io::Backend::posix
+                                                  : io::Backend::automatic;
+    d.create = options_.create;
+    d.log = options_.log_sink;
+    KESSAI_ASSIGN(directory, io::open_directory(std::string(path), d));
+    directory_ = std::move(directory);
+    own_env_.directory = directory_.get();
+    own_env_.log = options_.log_sink;
+    env_ = &own_env_;
+  }
+  locks_ = std::make_unique<mvcc::LockTable>(*env_->clock);
+  undo_ = std::make_unique<mvcc::Undo>(options_.undo_memory);
+  return {};
+}
+
+wal::LogOptions Store::log_options() {
+  wal::LogOptions o;
+  o.wal_limit = options_.wal_limit;
+  o.flush_interval_ns = ns(options_.flush_interval);
+  // Small caps (tests, tiny stores) get small segments, so that recycling has something to recycle.
+  while (o.segment_bytes > 64 * 1024 && o.segment_bytes * 8 > options_.wal_limit) o.segment_bytes /= 2;
+  while (o.ring_bytes > 512 * 1024 && o.ring_bytes > options_.wal_limit) o.ring_bytes /= 2;
+  o.max_frame_bytes = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.max_frame_bytes, o.segment_bytes / 2));
+  o.on_log_full = [this] {
+    if (env_->background) {
+      io::MutexLock lock(wake_mutex_);
+      checkpoint_wanted_ = true;
+      wake_.notify_all();
+    } else {
+      // Two: the first makes the second's predecessor's log reusable.
+      static_cast<void>(run_checkpoint(false) && run_checkpoint(false));
+    }
+  };
+  return o;
+}
+
+Result<void> Store::prepare(std::unique_ptr<btree::PageStore> pages) {
+  pages_ = std::move(pages);
+  roots_ = std::make_unique<btree::Roots>(*pages_);
+  context_.store = pages_.get();
+  context_.roots = roots_.get();
+  context_.horizon = [this] { return horizon_.load(std::memory_order_acquire); };
+  return {};
+}
+
+// ---- creating --------------------------------------------------------------------------------
+
+Result<void> Store::clear_leftovers() {
+  KESSAI_ASSIGN(names, env_->directory->list());
+  for (const auto& name : names) {
+    if (!is_leftover(name)) continue;
+    {
+      // Another process may be creating right now: its files are locked.
+      KESSAI_ASSIGN(file, env_->directory->open(name, io::OpenMode::read_write));
+      KESSAI_TRY(file->lock(ns(options_.open_timeout)));
+    }
+    KESSAI_TRY(env_->directory->remove(name));
+  }
+  return env_->directory->flush();
+}
+
+Result<void> Store::create_files() {
+  wal::StoreId id;
+  std::byte bytes[16];
+  env_->random->fill(bytes);
+  std::memcpy(&id, bytes, sizeof id);
+  btree::PageStoreOptions o;
+  o.memory = options_.memory;
+  o.lock_timeout_ns = ns(options_.open_timeout);
+  KESSAI_ASSIGN(pages, btree::PageStore::create(*env_, id, o));
+  KESSAI_TRY(prepare(std::move(pages)));
+  if (env_->directory->backend() != io::Backend::simulated) KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
+  KESSAI_ASSIGN(log, wal::Log::create(*env_, id, log_options()));
+  log_ = std::move(log);
+  btree::Shadows shadows(*pages_);
+  KESSAI_TRY(pages_->claim(16));
+  KESSAI_TRY(roots_->create(shadows));
+  KESSAI_ASSIGN(catalog_root, make_root(kCatalogTree));
+  KESSAI_ASSIGN(main_root, make_root(kMainTree));
+  catalog_tree_ = std::make_shared<TreeState>(token_, "", context_, kCatalogTree, catalog_root);
+  const auto record = [&](std::string_view key, std::uint32_t value) {
+    btree::Change c;
+    std::string v(sizeof value, '\0');
+    std::memcpy(v.data(), &value, sizeof value);
+    c.key = key;
+    c.value = v;
+    c.lsn = 1;
+    return catalog_tree_->tree.apply(c, {}, shadows, nullptr);
+  };
+  KESSAI_TRY(record("", raw(kMainTree) + 1));
+  KESSAI_TRY(record(kMainTreeName, raw(kMainTree)));
+  pages_->unclaim(16);
+  pages_->attach_log(log_.get());
+  // Two checkpoints: from the start there is one to fall back to.
+  KESSAI_TRY(pages_->checkpoint());
+  KESSAI_TRY(pages_->checkpoint());
+  KESSAI_TRY(pages_->publish_new());
+  static_cast<void>(remember(kMainTreeName, kMainTree, main_root));
+  was_clean_ = true;
+  step_versions();
+  return {};
+}
+
+// ---- opening and recovery --------------------------------------------------------------------
+
+std::uint64_t Store::recovery_memory() const {
+  if (!options_.read_only) return options_.memory;
+  // Nothing can be written out, so all pages that replay changes stay in memory: make room.
+  std::uint64_t log_bytes = 0;
+  if (auto names = env_->directory->list()) {
+    for (const auto& name : *names) {
+      if (!name.starts_with("wal-")) continue;
+      if (auto f = env_->directory->open(name, io::OpenMode::read_only)) log_bytes += (*f)->size().value_or(0);
+    }
+  }
+  return options_.memory + 8 * log_bytes;
+}
+
+Result<void> Store::open_files() {
+  btree::PageStoreOptions o;
+  o.memory = recovery_memory();
+  o.read_only = options_.read_only;
+  o.lock_timeout_ns = ns(options_.open_timeout);
+  KESSAI_ASSIGN(pages, btree::PageStore::open(*env_, o));
+  KESSAI_TRY(prepare(std::move(pages)));
+  for (const Error& e : pages_->damaged_superblocks()) say(e.message());
+  KESSAI_TRY(roots_->load());
+  KESSAI_ASSIGN(reader, wal::LogReader::open(*env_, pages_->id(), !options_.read_only, ns(options_.open_timeout)));
+  const Lsn low = pages_->newest().low;
+  KESSAI_ASSIGN(end, reader->find_end(low, pages_->must_reach()));
+  was_clean_ = pages_->newest().clean && end.lsn == pages_->newest().fence;
+  if (end.torn) tail_cut_at_ = end.lsn;
+  recovered_to_ = end.lsn;
+  horizon_.store(0);
+  KESSAI_TRY(recover(*reader));
+  if (options_.read_only) {
+    reader_ = std::move(reader);
+    gc_horizon_.store(0);
+    return {};
+  }
+  if (env_->directory->backend() != io::Backend::simulated) KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
+  KESSAI_ASSIGN(log, wal::Log::start(*env_, pages_->id(), log_options(), std::move(reader), end, pages_->keep_log_from()));
+  log_ = std::move(log);
+  pages_->attach_log(log_.get());
+  KESSAI_TRY(settle_roots());
+  step_versions();
+  return {};
+}
+
+Result<void> Store::recover(wal::LogReader& reader) {
+  const auto root = roots_->root_of(kCatalogTree);
+  if (!root) return fail(Code::damaged, "the image has no catalog tree");
+  catalog_tree_ = std::make_shared<TreeState>(token_, "", context_, kCatalogTree, *root);
+  const Lsn low = pages_->newest().low;
+  if (!was_clean_) KESSAI_TRY(replay_catalog(reader, low));
+  KESSAI_ASSIGN(trees, catalog());
+  for (const auto& [name, id] : trees) {
+    auto r = roots_->root_of(id);
+    if (!r) {
+      KESSAI_ASSIGN(made, make_root(id));
+      r = made;
+    }
+    static_cast<void>(remember(name, id, *r));
+  }
+  std::string next;
+  KESSAI_ASSIGN(record, catalog_tree_->tree.get("", &next));
+  if (!record.present || next.size() != sizeof(std::uint32_t)) return fail(Code::damaged, "the catalog has no next tree id");
+  {
+    io::MutexLock ddl(ddl_mutex_);
+    std::memcpy(&next_tree_, next.data(), sizeof next_tree_);
+  }
+  if (!was_clean_) KESSAI_TRY(replay_data(reader, low));
+  return {};
+}
+
+Result<void> Store::replay_catalog(wal::LogReader& reader, Lsn low) {
+  btree::Shadows shadows(*pages_);
+  return reader.visit_commits(low, [&](const wal::CommitView& commit) -> Result<void> {
+    Result<void> status;
+    KESSAI_TRY(wal::decode_ops(commit.ops, [&](const wal::Op& op) {
+      if (op.tree != kCatalogTree) return true;
+      btree::Change c;
+      c.remove = op.kind == wal::OpKind::remove;
+      c.key = op.key;
+      c.value = op.value;
+      c.lsn = commit.lsn;
+      status = pages_->claim(btree::Tree::kClaimPerChange, true);
+      if (status) {
+        status = catalog_tree_->tree.apply(c, {}, shadows, nullptr);
+        pages_->unclaim(btree::Tree::kClaimPerChange);
+      }
+      return status.has_value();
+    }));
+    return status;
+  });
+}
+
+Result<void> Store::replay_data(wal::LogReader& reader, Lsn low) {
+  std::unordered_map<std::uint32_t, std::shared_ptr<TreeState>> by_id;
+  {
+    io::MutexLock lock(trees_mutex_);
+    for (const auto& [name, t] : trees_) by_id[raw(t->tree.id())] = t;
+  }
+  btree::Shadows shadows(*pages_);
+  std::uint64_t last = 0;
+  const auto progress = [&](std::uint64_t done, std::uint64_t total) {
+    if (options_.progress && (done == total || done - last > total / 200)) {
+      options_.progress({"recover", done, total});
+      last = done;
+    }
+  };
+  return reader.visit_commits(
+      low,
+      [&](const wal::CommitView& commit) -> Result<void> {
+        Result<void> status;
+        KESSAI_TRY(wal::decode_ops(commit.ops, [&](const wal::Op& op) {
+          const auto it = by_id.find(raw(op.tree));
+          if (it == by_id.end()) return true;  // the catalog, or a tree dropped later in the log
+          btree::Change c;
+          btree::OverflowPages pages;
+          c.remove = op.kind == wal::OpKind::remove;
+          c.key = op.key;
+          c.value = op.value;
+          c.lsn = commit.lsn;
+          btree::Tree& tree = it->second->tree;
+          std::uint64_t claim = btree::Tree::kClaimPerChange;
+          if (!c.remove && !btree::fits_inline(op.key.size(), op.value.size())) {
+            // Already there, with its pages? Then do not write them again.
+            auto now = tree.get(op.key, nullptr);
+            if (now && now->present && btree::tag_lsn(now->tag) >= commit.lsn) return true;
+            status = now ? tree.prepare_overflow(op.value, pages) : Result<void>(std::unexpected(now.error()));
+            if (!status) return false;
+            claim += pages.pages.size();
+            c.overflow = &pages;
+          }
+          status = pages_->claim(claim, true);
+          if (status) {
+            status = tree.apply(c, {}, shadows, nullptr);
+            pages_->unclaim(claim);
+          }
+          if (status && c.remove) note_ghost(it->second, op.key, commit.lsn);
+          return status.has_value();
+        }));
+        return status;
+      },
+      progress);
+}
+
+Result<void> Store::settle_roots() {
+  // Roots that no catalog record names: a tree whose creation or drop a crash interrupted.
+  std::set<std::uint32_t> known{raw(kCatalogTree)};
+  {
+    io::MutexLock lock(trees_mutex_);
+    for (const auto& [name, t] : trees_) known.insert(raw(t->tree.id()));
+  }
+  for (const auto& e : roots_->entries()) {
+    if (e.kind == btree::Roots::Kind::tree && !known.contains(raw(e.tree))) KESSAI_TRY(mark_dropping(e.tree, e.page));
+  }
+  return {};
+}
+
+// ---- closing ---------------------------------------------------------------------------------
+
+Result<void> Store::close() {
+  if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (closed_.exchange(true, std::memory_order_seq_cst)) return {};
+  {
+    io::MutexLock lock(wake_mutex_);
+    stop_ = true;
+    wake_.notify_all();
+  }
+  log_thread_.join();
+  checkpoint_thread_.join();
+  // Every operation is bounded, so this ends; new ones see closed_.
+  for (std::size_t i = 0; uses_ && i < kUseSlots; ++i) {
+    while (uses_[i].count.load(std::memory_order_seq_cst) != 0) io::yield_thread();
+  }
+  Result<void> ok;
+  if (log_ != nullptr && pages_ != nullptr) {
+    if (pages_->poisoned()) {
+      ok = std::unexpected(pages_->poison_error());
+    } else {
+      step_versions();
+      step_reclaim(1 << 20);
+      ok = log_->seal();
+      if (ok) ok = run_checkpoint(true);
+    }
+  }
+  if (log_ != nullptr) durable_at_close_.store(log_->durable_lsn(), std::memory_order_release);
+  // The files are unlocked when their descriptors go. What handles still hold is memory.
+  {
+    io::MutexLock lock(trees_mutex_);
+    trees_.clear();
+    dropped_.clear();
+  }
+  catalog_tree_.reset();
+  roots_.reset();  // its pins are in the pool
+  pages_.reset();
+  log_.reset();
+  reader_.reset();
+  return ok;
+}
+
+}  // namespace kessai::engine

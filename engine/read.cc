@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Snapshot reads: the leaf's version if the snapshot sees it, else the before-image that it sees.
+#include <algorithm>
+
+#include "engine/store.hpp"
+#include "io/check.hpp"
+
+namespace kessai::engine {
+
+Result<void> check_key(std::string_view key) {
+  if (key.size() <= kMaxKeyBytes) return {};
+  return fail(Code::key_too_long, "the key has " + std::to_string(key.size()) + " bytes; the limit is " +
+                                      std::to_string(kMaxKeyBytes));
+}
+
+Result<void> check_value(std::string_view value) {
+  if (value.size() <= kMaxValueBytes) return {};
+  return fail(Code::value_too_long, "the value has " + std::to_string(value.size()) + " bytes; the limit is " +
+                                        std::to_string(kMaxValueBytes));
+}
+
+namespace {
+
+std::unexpected<Error> dropped(const TreeState& t) {
+  ErrorDetail d;
+  d.what = "the tree was dropped";
+  d.tree = t.name;
+  return std::unexpected(Error(Code::tree_not_found, std::move(d)));
+}
+
+bool gone_at(const TreeState& t, Lsn w) {
+  // Set before the first page is freed; whoever met a freed page synchronised with that.
+  const Lsn at = t.dropped_at.load(std::memory_order_acquire);
+  return at != 0 && w >= at;
+}
+
+}  // namespace
+
+mvcc::Snapshots::Live Store::begin_snapshot(bool read_only) {
+  return snapshots_.begin([&] { return read_only ? std::min(applied(), durable()) : applied(); });
+}
+
+Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
+                                    std::string* value, btree::LeafHint* hint) {
+  auto r = t.tree.get(key, value, hint);
+  if (gone_at(t, s.w)) return dropped(t);
+  if (!r) return std::unexpected(r.error());
+  SnapshotRead out;
+  out.page_lsn = r->page_lsn;
+  if (!r->present) return out;
+  if (s.sees(btree::tag_lsn(r->tag))) {
+    out.found = !btree::is_ghost(r->tag);
+    out.lsn = btree::tag_lsn(r->tag);
+    return out;
+  }
+  mvcc::Version v;
+  if (!undo_->find(t.tree.id(), key, s, v) || !v.present) return out;
+  out.found = true;
+  out.lsn = v.begin;
+  if (value != nullptr) *value = std::move(v.value);
+  return out;
+}
+
+Result<Lsn> Store::get(TreeState& t, std::string_view key, std::string& value) {
+  KESSAI_TRY(check_key(key));
+  for (;;) {
+    // Not registered: if the collector passed this snapshot meanwhile, take a newer one.
+    const mvcc::Snapshot s{std::min(applied(), durable())};
+    KESSAI_ASSIGN(r, read_at(t, key, s, &value));
+    if (r.found) return r.lsn;
+    if (gc_horizon_.load(std::memory_order_seq_cst) <= s.w) return fail(Code::not_found);
+  }
+}
+
+Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> keys, std::span<Lookup> out) {
+  if (out.size() < keys.size()) return fail(Code::invalid_argument, "multi_get: fewer answers than keys");
+  for (const auto key : keys) KESSAI_TRY(check_key(key));
+  constexpr std::size_t kMost = 64;
+  btree::Tree::Lookup lookups[kMost];
+  for (std::size_t from = 0; from < keys.size(); from += kMost) {
+    const std::size_t n = std::min(kMost, keys.size() - from);
+    const mvcc::Snapshot s{std::min(applied(), durable())};
+    for (std::size_t i = 0; i < n; ++i) {
+      lookups[i].key = keys[from + i];
+      lookups[i].value = &out[from + i].value;
+      lookups[i].status = {};
+    }
+    t.tree.multi_get({lookups, n});
+    if (gone_at(t, s.w)) return dropped(t);
+    for (std::size_t i = 0; i < n; ++i) {
+      Lookup& o = out[from + i];
+      const auto& record = lookups[i].record;
+      o.found = false;
+      o.lsn = 0;
+      o.code = Code::not_found;
+      if (!lookups[i].status) {
+        o.code = lookups[i].status.error().code();
+      } else if (record.present && s.sees(btree::tag_lsn(record.tag))) {
+        o.found = !btree::is_ghost(record.tag);
+        o.lsn = btree::tag_lsn(record.tag);
+      } else if (record.present) {
+        // Newer than what is durable: the one-key path knows how to wait for nothing.
+        auto lsn = get(t, keys[from + i], o.value);
+        o.found = lsn.has_value();
+        o.lsn = lsn.value_or(0);
+        if (!lsn) o.code = lsn.error().code();
+      }
+      if (!o.found) o.value.clear();
+    }
+  }
+  return {};
+}
+
+}  // namespace kessai::engine

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine behind Database: one open store.
+//
+// What it is: page store + log + versions + locks, wired together. Database, Tree, Transaction,
+// Cursor and CommitTicket are thin handles on what is here.
+//
+// Commit pipeline (I1-I4; the numbers of a step name what must not fail after it):
+//   1 private writes, each under its record's X lock (first updater wins)
+//   2 claim slots, write overflow pages, pin leaves, encode the record, reserve log
+//   3 fill the log record                              -- from here on an error poisons the store
+//   4 per key: latch leaf, push the before-image, change, raise max_ts
+//   5 mark applied; release pins, claims, locks; then the answer waits for durability
+//
+// Watermarks (I7): a read-write snapshot is the applied watermark; a read-only one min(applied,
+// durable). The horizon below which ghosts and before-images may go is cached by maintenance.
+//
+// Threads: everything is thread-safe unless it belongs to one transaction. Background threads:
+// "kessai-log" (log upkeep) and "kessai-ckpt" (checkpoints, version GC, purging, freeing); with
+// Env::background == false their work is done in small steps at the end of commits, so that a test
+// is deterministic.
+// Lock order: ddl_mutex_ > checkpoint_mutex_ > upkeep_mutex_ > trees_mutex_ > everything in mvcc,
+// btree and wal. No page latch is held while any of these is taken.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "btree/page_store.hpp"
+#include "btree/roots.hpp"
+#include "btree/tree.hpp"
+#include "engine/write_set.hpp"
+#include "io/env.hpp"
+#include "io/sync.hpp"
+#include "kessai/database.hpp"
+#include "mvcc/lock_table.hpp"
+#include "mvcc/snapshots.hpp"
+#include "mvcc/undo.hpp"
+#include "wal/log.hpp"
+
+namespace kessai::engine {
+
+inline constexpr TreeId kCatalogTree{1};
+inline constexpr TreeId kMainTree{2};
+inline constexpr const char* kMainTreeName = "main";
+
+struct TreeState {
+  TreeState(std::shared_ptr<const int> s, std::string n, btree::TreeContext& c, TreeId i, PageId root)
+      : store(std::move(s)), name(std::move(n)), tree(c, i, root) {}
+  std::shared_ptr<const int> store;  ///< Store::token(): tells stores apart, also dead ones
+  std::string name;
+  btree::Tree tree;
+  std::atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
+  std::atomic<bool> dropping{false};      ///< no new commits
+  std::atomic<Lsn> dropped_at{0};         ///< commit LSN of the drop; snapshots at or past it see nothing
+};
+
+/// A row as a snapshot sees it.
+struct SnapshotRead {
+  bool found = false;
+  Lsn lsn = 0;
+  Lsn page_lsn = 0;
+};
+
+class Store final : public std::enable_shared_from_this<Store> {
+ public:
+  [[nodiscard]] static Result<std::shared_ptr<Store>> open(std::string_view path, const Options& options);
+  ~Store();
+  [[nodiscard]] Result<void> close();
+
+  /// Keeps the store open while an operation runs; false once it is closed.
+  class Use {
+   public:
+    explicit Use(Store& s) noexcept;
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    [[nodiscard]] explicit operator bool() const noexcept { return open_; }
+
+   private:
+    std::atomic<std::uint32_t>* slot_;
+    bool open_;
+  };
+
+  // --- catalog (catalog.cc) ------------------------------------------------------------------
+  [[nodiscard]] Result<std::shared_ptr<TreeState>> tree(std::string_view name, bool create);
+  [[nodiscard]] Result<void> drop_tree(std::string_view name);
+  [[nodiscard]] Result<std::vector<std::string>> tree_names();
+
+  // --- reads (read.cc) -----------------------------------------------------------------------
+  /// What snapshot `s` sees under `key`; `value` may be null.
+  [[nodiscard]] Result<SnapshotRead> read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
+                                             std::string* value, btree::LeafHint* hint = nullptr);
+  /// The newest durable version, without a registered snapshot.
+  [[nodiscard]] Result<Lsn> get(TreeState& t, std::string_view key, std::string& value);
+  [[nodiscard]] Result<void> multi_get(TreeState& t, std::span<const std::string_view> keys, std::span<Lookup> out);
+  [[nodiscard]] mvcc::Snapshots::Live begin_snapshot(bool read_only);
+
+  // --- commits (commit.cc) -------------------------------------------------------------------
+  /// Runs steps 2 to 5. On success `lsn` is the commit's; the write set is emptied and its locks
+  /// are gone. On failure before step 3 nothing happened; after it `unknown_outcome`.
+  [[nodiscard]] Result<Lsn> commit(WriteSet& writes, mvcc::LockSet& locks);
+  [[nodiscard]] Result<void> wait_durable(Lsn lsn);
+  /// I7: an answer that saw pages up to `seen` may go out.
+  [[nodiscard]] Result<void> wait_seen(Lsn seen);
+  [[nodiscard]] Lsn applied() const noexcept { return log_ ? log_->applied_lsn() : recovered_to_; }
+  [[nodiscard]] Lsn durable() const noexcept { return log_ ? log_->durable_lsn() : recovered_to_; }
+  [[nodiscard]] Result<void> writable() const;
+  /// How far the log was durable when the store was closed.
+  [[nodiscard]] Lsn durable_at_close() const noexcept { return durable_at_close_.load(std::memory_order_acquire); }
+
+  // --- upkeep (upkeep.cc) --------------------------------------------------------------------
+  [[nodiscard]] Result<void> checkpoint();
+  void after_commit();   ///< the step of upkeep that a commit pays when there are no threads
+  void note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn);
+
+  // --- looking inside (inspect.cc) -----------------------------------------------------------
+  [[nodiscard]] StoreInfo info() const;
+  [[nodiscard]] Stats stats() const;
+  [[nodiscard]] Result<CheckReport> check(const std::function<void(const Progress&)>& progress);
+  [[nodiscard]] Result<PageDump> page(std::uint64_t id);
+  [[nodiscard]] Result<TreeInfo> tree_info(TreeState& t);
+  [[nodiscard]] Result<std::vector<TreeNode>> tree_nodes(TreeState& t);
+  [[nodiscard]] Result<void> wal_records(const std::function<bool(const WalRecord&)>& fn);
+
+  [[nodiscard]] const std::shared_ptr<const int>& token() const noexcept { return token_; }
+  /// Whether a tree handle is one of this store's.
+  [[nodiscard]] Result<void> owns(const TreeState* t) const;
+  [[nodiscard]] bool in_forked_child() const noexcept { return process_ != io::process_id(); }
+  [[nodiscard]] const Options& options() const noexcept { return options_; }
+  [[nodiscard]] mvcc::LockTable& locks() noexcept { return *locks_; }
+  [[nodiscard]] mvcc::Undo& undo() noexcept { return *undo_; }
+  [[nodiscard]] wal::Log* log() noexcept { return log_.get(); }
+  [[nodiscard]] mvcc::OwnerId next_owner() noexcept { return mvcc::OwnerId{next_owner_.fetch_add(1, std::memory_order_relaxed)}; }
+
+  struct Counters {
+    std::atomic<std::uint64_t> commits{0}, rollbacks{0}, conflicts{0}, active{0};
+  };
+  Counters counters;
+
+ private:
+  explicit Store(Options options) : options_(std::move(options)) {}
+
+  // open.cc
+  [[nodiscard]] Result<void> open_environment(std::string_view path);
+  [[nodiscard]] Result<void> create_files();
+  [[nodiscard]] Result<void> clear_leftovers();
+  [[nodiscard]] Result<void> open_files();
+  [[nodiscard]] Result<void> recover(wal::LogReader& reader);
+  [[nodiscard]] Result<void> replay_catalog(wal::LogReader& reader, Lsn low);
+  [[nodiscard]] Result<void> replay_data(wal::LogReader& reader, Lsn low);
+  [[nodiscard]] Result<void> settle_roots();
+  [[nodiscard]] Result<void> prepare(std::unique_ptr<btree::PageStore> pages);
+  [[nodiscard]] wal::LogOptions log_options();
+  [[nodiscard]] std::uint64_t recovery_memory() const;
+  void start_threads();
+  void say(std::string_view line) const;
+
+  // catalog.cc
+  [[nodiscard]] Result<PageId> make_root(TreeId id);
+  [[nodiscard]] Result<std::vector<std::pair<std::string, TreeId>>> catalog();
+  [[nodiscard]] std::shared_ptr<TreeState> remember(const std::string& name, TreeId id, PageId root);
+  [[nodiscard]] Result<void> mark_dropping(TreeId id, PageId root);
+
+  // commit.cc
+  [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
+  [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows);
+  [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream, std::uint64_t& hold);
+  [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
+  [[nodiscard]] Result<void> relieve_undo();
+
+  // upkeep.cc
+  void log_thread();
+  void checkpoint_thread();
+  void step_versions();
+  void step_purge(std::size_t most);
+  void step_reclaim(std::size_t most);
+  [[nodiscard]] bool checkpoint_due() const;
+  [[nodiscard]] Result<void> run_checkpoint(bool clean);
+
+  [[nodiscard]] Result<void> audit_ownership(std::vector<PageId>& reachable, CheckReport& report);
+
+  // constant after open
+  Options options_;
+  io::Env own_env_;
+  io::Env* env_ = nullptr;
+  std::unique_ptr<io::Directory> directory_;
+  std::unique_ptr<btree::PageStore> pages_;
+  std::unique_ptr<btree::Roots> roots_;
+  btree::TreeContext context_;
+  std::unique_ptr<mvcc::LockTable> locks_;
+  std::unique_ptr<mvcc::Undo> undo_;
+  std::unique_ptr<wal::LogReader> reader_;  ///< kept when the store is open for reading only
+  std::unique_ptr<wal::Log> log_;           ///< null when read-only
+  std::shared_ptr<TreeState> catalog_tree_;
+  Lsn recovered_to_ = 0;
+  std::optional<Lsn> tail_cut_at_;
+  bool was_clean_ = false;
+  int process_ = 0;
+  std::shared_ptr<const int> token_ = std::make_shared<const int>(0);
+
+  // own synchronisation
+  mvcc::Snapshots snapshots_;
+  std::atomic<Lsn> horizon_{0};
+  std::atomic<Lsn> gc_horizon_{0};  ///< before-images that end at or below it may be gone
+  std::atomic<std::uint64_t> next_owner_{1};
+  std::atomic<bool> closed_{false};
+  std::atomic<Lsn> durable_at_close_{0};
+  static constexpr std::size_t kUseSlots = 64;
+  struct alignas(64) UseSlot {
+    std::atomic<std::uint32_t> count{0};
+  };
+  std::unique_ptr<UseSlot[]> uses_ = std::make_unique<UseSlot[]>(kUseSlots);
+
+  io::Mutex ddl_mutex_;
+  std::uint32_t next_tree_ KESSAI_GUARDED_BY(ddl_mutex_) = 3;
+
+  io::Mutex checkpoint_mutex_;
+
+  io::Mutex trees_mutex_;
+  std::unordered_map<std::string, std::shared_ptr<TreeState>> trees_ KESSAI_GUARDED_BY(trees_mutex_);
+  std::vector<std::shared_ptr<TreeState>> dropped_ KESSAI_GUARDED_BY(trees_mutex_);  ///< wait for the horizon
+
+  struct Ghost {
+    std::shared_ptr<TreeState> tree;
+    std::string key;
+    Lsn lsn;
+  };
+  io::Mutex upkeep_mutex_;  ///< one thread does version upkeep at a time
+  mutable io::SpinMutex ghosts_mutex_;
+  std::deque<Ghost> ghosts_ KESSAI_GUARDED_BY(ghosts_mutex_);
+
+  io::Mutex wake_mutex_;
+  io::CondVar wake_;
+  bool stop_ KESSAI_GUARDED_BY(wake_mutex_) = false;
+  bool checkpoint_wanted_ KESSAI_GUARDED_BY(wake_mutex_) = false;
+  io::Thread log_thread_, checkpoint_thread_;
+};
+
+/// Arguments of every read and write call.
+[[nodiscard]] Result<void> check_key(std::string_view key);
+[[nodiscard]] Result<void> check_value(std::string_view value);
+
+}  // namespace kessai::engine

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Upkeep: checkpoints, version collection, purging of ghosts, freeing of pages; by two threads, or in
+// steps paid by commits when there are none.
+#include <algorithm>
+
+#include "engine/store.hpp"
+#include "io/check.hpp"
+
+namespace kessai::engine {
+namespace {
+constexpr std::uint64_t kLogTickNs = 5'000'000;
+constexpr std::uint64_t kUpkeepTickNs = 10'000'000;
+constexpr std::size_t kMostGhosts = 1 << 20;  // beyond that, page-local purging finds them
+}  // namespace
+
+Store::Use::Use(Store& s) noexcept : slot_(&s.uses_[io::thread_index() % kUseSlots].count) {
+  // Announce, then look; close() sets its flag, then counts (both seq_cst).
+  slot_->fetch_add(1, std::memory_order_seq_cst);
+  open_ = !s.closed_.load(std::memory_order_seq_cst);
+}
+
+Store::Use::~Use() { slot_->fetch_sub(1, std::memory_order_release); }
+
+void Store::note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn) {
+  Ghost g{std::move(tree), std::string(key), lsn};
+  io::SpinLock lock(ghosts_mutex_);
+  if (ghosts_.size() < kMostGhosts) ghosts_.push_back(std::move(g));
+}
+
+void Store::step_versions() {
+  const Lsn bound = std::min(applied(), durable());
+  const Lsn horizon = snapshots_.horizon(bound);
+  horizon_.store(horizon, std::memory_order_release);
+  // Readers without a registered snapshot look at this after a miss: before anything goes.
+  if (gc_horizon_.load(std::memory_order_relaxed) < horizon) gc_horizon_.store(horizon, std::memory_order_seq_cst);
+  undo_->gc(horizon, 4096);
+}
+
+void Store::step_purge(std::size_t most) {
+  btree::Shadows shadows(*pages_);
+  for (; most > 0; --most) {
+    Ghost g;
+    {
+      io::SpinLock lock(ghosts_mutex_);
+      if (ghosts_.empty() || ghosts_.front().lsn > horizon_.load(std::memory_order_acquire)) return;
+      g = std::move(ghosts_.front());
+      ghosts_.pop_front();
+    }
+    if (g.tree->dropped_at.load(std::memory_order_acquire) != 0) continue;
+    g.tree->writers.fetch_add(1, std::memory_order_seq_cst);
+    if (!g.tree->dropping.load(std::memory_order_seq_cst)) {
+      const auto ok = g.tree->tree.purge_ghost(g.key, g.lsn, shadows);
+      if (!ok) say("purging stopped: " + ok.error().message());
+    }
+    g.tree->writers.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Store::step_reclaim(std::size_t most) {
+  // A dropped tree is freed once no snapshot can look into it.
+  std::vector<std::shared_ptr<TreeState>> ready;
+  {
+    io::MutexLock lock(trees_mutex_);
+    std::erase_if(dropped_, [&](const auto& t) {
+      if (t->dropped_at.load() > horizon_.load(std::memory_order_acquire)) return false;
+      ready.push_back(t);
+      return true;
+    });
+  }
+  for (const auto& t : ready) {
+    if (auto ok = mark_dropping(t->tree.id(), t->tree.root()); !ok) say("freeing a tree: " + ok.error().message());
+  }
+  btree::Shadows shadows(*pages_);
+  for (; most > 0; --most) {
+    const auto more = btree::reclaim_step(context_, shadows);
+    if (!more) say("freeing pages stopped: " + more.error().message());
+    if (!more || !*more) return;
+  }
+}
+
+bool Store::checkpoint_due() const {
+  const auto usage = pages_->usage();
+  return log_->bytes_since(pages_->newest().low) > options_.wal_limit / 8 ||
+         usage.dirty > pages_->pool().frames() / 2;
+}
+
+Result<void> Store::run_checkpoint(bool clean) {
+  io::MutexLock lock(checkpoint_mutex_);
+  while (pages_->checkpoint_running()) KESSAI_TRY(pages_->checkpoint_step());
+  return pages_->checkpoint(clean);
+}
+
+Result<void> Store::checkpoint() {
+  KESSAI_TRY(writable());
+  return run_checkpoint(false);
+}
+
+void Store::after_commit() {
+  if (env_->background) return;
+  // Deterministic upkeep: a slice of everything after each commit.
+  io::MutexLock lock(upkeep_mutex_);
+  step_versions();
+  step_purge(4);
+  step_reclaim(1);
+  io::MutexLock ckpt(checkpoint_mutex_);
+  if (pages_->poisoned()) return;
+  if (pages_->checkpoint_running()) {
+    static_cast<void>(pages_->checkpoint_step());  // an error has poisoned the store
+  } else if (checkpoint_due()) {
+    pages_->begin_checkpoint(false);
+  }
+}
+
+void Store::log_thread() {
+  for (;;) {
+    {
+      io::MutexLock lock(wake_mutex_);
+      if (stop_) return;
+      wake_.wait_for(wake_mutex_, kLogTickNs);
+      if (stop_) return;
+    }
+    log_->tick();
+  }
+}
+
+void Store::checkpoint_thread() {
+  for (;;) {
+    bool wanted = false;
+    {
+      io::MutexLock lock(wake_mutex_);
+      if (stop_) return;
+      if (!checkpoint_wanted_) wake_.wait_for(wake_mutex_, kUpkeepTickNs);
+      if (stop_) return;
+      wanted = std::exchange(checkpoint_wanted_, false);
+    }
+    if (pages_->poisoned()) continue;
+    {
+      io::MutexLock lock(upkeep_mutex_);
+      step_versions();
+      step_purge(4096);
+      step_reclaim(1024);
+    }
+    if (wanted || checkpoint_due()) {
+      if (auto ok = run_checkpoint(false); !ok) say("checkpoint failed: " + ok.error().message());
+    }
+  }
+}
+
+void Store::start_threads() {
+  if (!env_->background || log_ == nullptr) return;
+  log_thread_ = io::Thread("kessai-log", [this] { log_thread(); });
+  checkpoint_thread_ = io::Thread("kessai-ckpt", [this] { checkpoint_thread(); });
+}
+
+}  // namespace kessai::engine

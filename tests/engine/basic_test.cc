@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public API on the simulated disk: what each call promises in its docstring, reopening after a
+// clean close and after a kill, catalog, conflicts, cursors merged with own writes.
+#include <gtest/gtest.h>
+
+#include "io/env.hpp"
+#include "io/sim_disk.hpp"
+#include "kessai/kessai.hpp"
+
+namespace kessai {
+namespace {
+
+struct World {
+  io::SimDisk disk{42};
+  std::unique_ptr<io::Directory> directory;
+  io::Env env;
+  io::VirtualClock clock;
+  Options options;
+  std::optional<Database> db;
+  Tree main;
+
+  World() {
+    options.create = true;
+    options.memory = 4 << 20;
+    options.wal_limit = 8 << 20;
+    open();
+  }
+  void open() {
+    directory = disk.attach();
+    env = {};
+    env.directory = directory.get();
+    env.clock = &clock;
+    env.background = false;
+    options.env = &env;
+    auto opened = Database::open("sim", options);
+    ASSERT_TRUE(opened.has_value()) << opened.error().message();
+    db.emplace(std::move(*opened));
+    main = db->tree("main").value();
+  }
+  void reopen_clean() {
+    ASSERT_TRUE(db->close().has_value());
+    db.reset();
+    directory.reset();
+    open();
+  }
+  /// Power fails; what certainly was on the disk is what comes back.
+  void reopen_after_power_loss(io::CrashOutcome outcome = io::CrashOutcome::none) {
+    io::SimDisk after = disk.survivor(outcome, 7);
+    disk.crash();
+    db.reset();
+    directory.reset();
+    disk = after;
+    open();
+  }
+};
+
+std::string key(int i) {
+  char s[16];
+  std::snprintf(s, sizeof s, "k%07d", i);
+  return s;
+}
+
+TEST(Engine, PutGetRemoveRoundTrip) {
+  World w;
+  EXPECT_EQ(w.db->get(w.main, "a").error(), Code::not_found);
+  const Lsn first = w.db->put(w.main, "a", "1").value();
+  EXPECT_EQ(w.db->get(w.main, "a").value(), "1");
+  const Lsn second = w.db->put(w.main, "a", "2").value();
+  EXPECT_GT(second, first);
+  std::string v;
+  EXPECT_EQ(w.db->get(w.main, "a", v).value(), second);
+  EXPECT_EQ(v, "2");
+  EXPECT_EQ(w.db->insert(w.main, "a", "3").error(), Code::key_exists);
+  EXPECT_TRUE(w.db->remove(w.main, "a").has_value());
+  EXPECT_EQ(w.db->remove(w.main, "a").error(), Code::not_found);
+  EXPECT_TRUE(w.db->insert(w.main, "a", "3").has_value());
+  EXPECT_EQ(w.db->get(w.main, "a").value(), "3");
+  EXPECT_TRUE(w.db->check().value().ok);
+}
+
+TEST(Engine, CommittedRowsSurviveCleanCloseAndPowerLoss) {
+  World w;
+  for (int i = 0; i < 500; ++i) ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
+  w.reopen_clean();
+  EXPECT_TRUE(w.db->info().clean);
+  for (int i = 500; i < 1000; ++i) ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
+  w.reopen_after_power_loss();
+  EXPECT_FALSE(w.db->info().clean);
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(w.db->get(w.main, key(i)).value(), std::string(i % 300, 'v')) << i;
+  EXPECT_EQ(w.db->tree_info(w.main).value().records, 1000u);
+  const auto report = w.db->check().value();
+  for (const auto& d : report.damage) ADD_FAILURE() << d.page << " " << d.what;
+}
+
+TEST(Engine, LongValuesAndLargeCommitsSurvive) {
+  World w;
+  const std::string big(300000, 'B');
+  ASSERT_TRUE(w.db->put(w.main, "big", big).has_value());
+  auto txn = w.db->begin().value();
+  for (int i = 0; i < 3000; ++i) ASSERT_TRUE(txn.put(w.main, key(i), std::string(200, 'x')).has_value());
+  ASSERT_TRUE(txn.put(w.main, "big2", big + "2").has_value());
+  ASSERT_TRUE(txn.commit().has_value());
+  w.reopen_after_power_loss();
+  EXPECT_EQ(w.db->get(w.main, "big").value(), big);
+  EXPECT_EQ(w.db->get(w.main, "big2").value(), big + "2");
+  EXPECT_EQ(w.db->tree_info(w.main).value().records, 3002u);
+  ASSERT_TRUE(w.db->put(w.main, "big", "small").has_value());
+  ASSERT_TRUE(w.db->remove(w.main, "big2").has_value());
+  for (int i = 0; i < 400; ++i) ASSERT_TRUE(w.db->put(w.main, "tick", "t").has_value());
+  const auto report = w.db->check().value();
+  for (const auto& d : report.damage) ADD_FAILURE() << d.page << " " << d.what;
+}
+
+// A snapshot keeps seeing what it saw: update, delete, delete + reinsert, by get and by scan.
+TEST(Engine, SnapshotsDoNotMove) {
+  World w;
+  for (const char* k : {"a", "b", "c", "d"}) ASSERT_TRUE(w.db->put(w.main, k, "old").has_value());
+  auto reader = w.db->begin().value();
+  EXPECT_EQ(reader.get(w.main, "a").value(), "old");
+  ASSERT_TRUE(w.db->put(w.main, "a", "new").has_value());
+  ASSERT_TRUE(w.db->remove(w.main, "b").has_value());
+  ASSERT_TRUE(w.db->remove(w.main, "c").has_value());
+  ASSERT_TRUE(w.db->put(w.main, "c", "again").has_value());
+  ASSERT_TRUE(w.db->put(w.main, "e", "fresh").has_value());
+  for (const char* k : {"a", "b", "c", "d"}) EXPECT_EQ(reader.get(w.main, k).value(), "old") << k;
+  EXPECT_EQ(reader.get(w.main, "e").error(), Code::not_found);
+  for (const bool reverse : {false, true}) {
+    auto c = reader.scan(w.main, {.from = "", .to = {}, .reverse = reverse});
+    std::string seen;
+    while (c.next()) seen += std::string(c.key()) + "=" + std::string(c.value()) + " ";
+    EXPECT_TRUE(c.status().has_value());
+    EXPECT_EQ(seen, reverse ? "d=old c=old b=old a=old " : "a=old b=old c=old d=old ");
+  }
+  ASSERT_TRUE(reader.rollback().has_value());
+  EXPECT_EQ(w.db->get(w.main, "c").value(), "again");
+  EXPECT_EQ(w.db->stats().active_transactions, 0u);
+}
+
+TEST(Engine, FirstUpdaterWins) {
+  World w;
+  ASSERT_TRUE(w.db->put(w.main, "x", "0").has_value());
+  w.options.lock_timeout = std::chrono::milliseconds(0);
+  auto t1 = w.db->begin().value();
+  auto t2 = w.db->begin().value();
+  ASSERT_TRUE(t1.put(w.main, "x", "1").has_value());
+  const auto blocked = t2.put(w.main, "x", "2");
+  EXPECT_EQ(blocked.error(), Code::self_deadlock);  // same thread: reported, never a hang
+  ASSERT_TRUE(t1.commit().has_value());
+  auto t3 = w.db->begin().value();
+  ASSERT_TRUE(w.db->put(w.main, "x", "3").has_value());
+  const auto late = t3.put(w.main, "x", "4");
+  EXPECT_EQ(late.error(), Code::write_conflict);
+  EXPECT_TRUE(late.error().retryable());
+  EXPECT_EQ(t3.get(w.main, "x").error(), Code::closed_handle);
+  EXPECT_TRUE(t3.rollback().has_value());
+  EXPECT_EQ(w.db->get(w.main, "x").value(), "3");
+  EXPECT_TRUE(t2.rollback().has_value());
+  EXPECT_EQ(w.db->stats().locks_held, 0u);
+}
+
+TEST(Engine, OwnWritesShowInReadsAndScans) {
+  World w;
+  for (int i = 0; i < 10; i += 2) ASSERT_TRUE(w.db->put(w.main, key(i), "stored").has_value());
+  auto t = w.db->begin().value();
+  ASSERT_TRUE(t.put(w.main, key(1), "mine").has_value());
+  ASSERT_TRUE(t.put(w.main, key(2), "mine").has_value());
+  ASSERT_TRUE(t.remove(w.main, key(4)).has_value());
+  ASSERT_TRUE(t.put(w.main, key(99), "mine").has_value());
+  EXPECT_EQ(t.insert(w.main, key(99), "x").error(), Code::key_exists);
+  EXPECT_EQ(t.get(w.main, key(4)).error(), Code::not_found);
+  std::string seen;
+  for (auto c = t.scan(w.main, {}); c.next();) seen += std::string(c.key()).substr(5) + std::string(c.value()).substr(0, 1) + " ";
+  EXPECT_EQ(seen, "000s 001m 002m 006s 008s 099m ");
+  seen.clear();
+  for (auto c = t.scan(w.main, {.from = key(1), .to = key(99), .reverse = true}); c.next();) seen += std::string(c.key()).substr(5) + " ";
+  EXPECT_EQ(seen, "008 006 002 001 ");
+  ASSERT_TRUE(t.rollback().has_value());
+  EXPECT_EQ(w.db->get(w.main, key(2)).value(), "stored");
+}
+
+TEST(Engine, TreesAreCreatedDroppedAndNeverReused) {
+  World w;
+  EXPECT_EQ(w.db->tree("t").error(), Code::tree_not_found);
+  EXPECT_EQ(w.db->tree("").error(), Code::bad_tree_name);
+  EXPECT_EQ(w.db->tree(std::string(256, 'n')).error(), Code::bad_tree_name);
+  Tree t = w.db->tree("t", {.create = true}).value();
+  const auto id = t.id();
+  for (int i = 0; i < 2000; ++i) ASSERT_TRUE(w.db->put(t, key(i), "v", Durability::relaxed).has_value());
+  w.reopen_after_power_loss(io::CrashOutcome::all);
+  t = w.db->tree("t").value();
+  EXPECT_EQ(t.id(), id);
+  EXPECT_EQ(w.db->drop_tree("main").error(), Code::bad_tree_name);
+  ASSERT_TRUE(w.db->drop_tree("t").has_value());
+  EXPECT_EQ(w.db->get(t, key(1)).error(), Code::tree_not_found);
+  EXPECT_EQ(w.db->put(t, key(1), "v").error(), Code::tree_not_found);
+  const Tree again = w.db->tree("t", {.create = true}).value();
+  EXPECT_GT(again.id(), id);
+  EXPECT_EQ(w.db->get(again, key(1)).error(), Code::not_found);
+  w.reopen_clean();
+  EXPECT_EQ(w.db->tree_names().value(), (std::vector<std::string>{"main", "t"}));
+  const auto report = w.db->check().value();
+  for (const auto& d : report.damage) ADD_FAILURE() << d.page << " " << d.what;
+  EXPECT_LT(w.db->info().pages, 20u);  // the dropped tree's pages are free again
+}
+
+TEST(Engine, BadArgumentsAreTypedErrors) {
+  World w;
+  EXPECT_EQ(w.db->put(w.main, std::string(1025, 'k'), "v").error(), Code::key_too_long);
+  EXPECT_EQ(w.db->put(w.main, "k", std::string(kMaxValueBytes + 1, 'v')).error(), Code::value_too_long);
+  EXPECT_TRUE(w.db->put(w.main, std::string(1024, 'k'), "").has_value());
+  EXPECT_TRUE(w.db->put(w.main, "", "empty key").has_value());
+  EXPECT_EQ(w.db->get(w.main, "").value(), "empty key");
+  World other;
+  EXPECT_EQ(w.db->get(other.main, "k").error(), Code::wrong_database);
+  EXPECT_EQ(w.db->get(Tree{}, "k").error(), Code::invalid_argument);
+  auto txn = w.db->begin().value();
+  ASSERT_TRUE(txn.commit().has_value());
+  EXPECT_EQ(txn.get(w.main, "k").error(), Code::closed_handle);
+  auto ro = w.db->read_only().value();
+  EXPECT_EQ(ro.put(w.main, "k", "v").error(), Code::read_only);
+  auto open = w.db->begin().value();
+  ASSERT_TRUE(open.put(w.main, "never", "v").has_value());
+  ASSERT_TRUE(w.db->close().has_value());
+  EXPECT_EQ(w.db->get(w.main, "k").error(), Code::closed_handle);
+  EXPECT_EQ(open.commit().error(), Code::closed_handle);
+}
+
+// Tickets: visible at once, durable later; a crash takes back relaxed commits only as a suffix.
+TEST(Engine, TicketsBecomeDurableInOrder) {
+  World w;
+  std::vector<CommitTicket> tickets;
+  for (int i = 0; i < 50; ++i) {
+    auto t = w.db->begin().value();
+    ASSERT_TRUE(t.put(w.main, key(i), "v").has_value());
+    tickets.push_back(t.commit_async().value());
+  }
+  EXPECT_TRUE(w.db->begin().value().get(w.main, key(49)).has_value());
+  int called = 0;
+  tickets[10].on_durable([&](Result<void> r) { called += r.has_value(); });
+  ASSERT_TRUE(tickets[49].wait().has_value());
+  EXPECT_EQ(called, 1);
+  for (const auto& t : tickets) EXPECT_TRUE(t.ready());
+  w.reopen_after_power_loss();
+  for (int i = 0; i < 50; ++i) EXPECT_TRUE(w.db->get(w.main, key(i)).has_value());
+}
+
+TEST(Engine, ReadOnlyOpenRecoversInMemoryAndWritesNothing) {
+  World w;
+  for (int i = 0; i < 300; ++i) ASSERT_TRUE(w.db->put(w.main, key(i), "v").has_value());
+  io::SimDisk after = w.disk.survivor(io::CrashOutcome::all, 3);
+  const auto before = after.image_hash();
+  auto directory = after.attach();
+  io::Env env;
+  env.directory = directory.get();
+  env.background = false;
+  Options o;
+  o.env = &env;
+  o.read_only = true;
+  {
+    auto db = Database::open("sim", o);
+    ASSERT_TRUE(db.has_value()) << db.error().message();
+    const Tree t = db->tree("main").value();
+    EXPECT_EQ(db->tree_info(t).value().records, 300u);
+    EXPECT_EQ(db->put(t, "x", "y").error(), Code::read_only);
+    EXPECT_EQ(db->tree("new", {.create = true}).error(), Code::read_only);
+    EXPECT_TRUE(db->check().value().ok);
+  }
+  EXPECT_EQ(after.image_hash(), before);
+}
+
+}  // namespace
+}  // namespace kessai
