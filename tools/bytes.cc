@@ -34,7 +34,8 @@ CodePoint decode(std::string_view s) {
     value = value << 6 | (byte(i) & 0x3f);
   }
   constexpr char32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (value < kSmallest[length] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff)) return {};
+  if (value < kSmallest[length] || value > 0x10ffff || (value >= 0xd800 && value <= 0xdfff))
+    return {};
   return {value, length};
 }
 
@@ -77,12 +78,14 @@ void append_hex(std::string& out, unsigned char byte) {
 }
 
 Result<std::string> parse_hex(std::string_view digits) {
-  if (digits.size() % 2 != 0) return fail(Code::invalid_argument, "0x needs an even number of digits");
+  if (digits.size() % 2 != 0)
+    return fail(Code::invalid_argument, "0x needs an even number of digits");
   std::string out;
   out.reserve(digits.size() / 2);
   for (std::size_t i = 0; i < digits.size(); i += 2) {
     const int high = hex_value(digits[i]), low = hex_value(digits[i + 1]);
-    if (high < 0 || low < 0) return fail(Code::invalid_argument, "0x is followed by hex digits only");
+    if (high < 0 || low < 0)
+      return fail(Code::invalid_argument, "0x is followed by hex digits only");
     out += static_cast<char>(high << 4 | low);
   }
   return out;
@@ -112,7 +115,8 @@ Result<std::string> parse_base64(std::string_view text) {
     have -= 8;
     out += static_cast<char>(bits >> have & 0xff);
   }
-  if ((bits & ((1u << have) - 1)) != 0) return fail(Code::invalid_argument, "b64: stray bits at the end");
+  if ((bits & ((1u << have) - 1)) != 0)
+    return fail(Code::invalid_argument, "b64: stray bits at the end");
   return out;
 }
 
@@ -128,12 +132,24 @@ Result<std::string> parse_quoted(std::string_view text) {
       continue;
     }
     switch (text[++i]) {  // quoted_length() saw to it that something follows
-      case 'n': out += '\n'; break;
-      case 'r': out += '\r'; break;
-      case 't': out += '\t'; break;
-      case '0': out += '\0'; break;
-      case '\\': out += '\\'; break;
-      case '"': out += '"'; break;
+      case 'n':
+        out += '\n';
+        break;
+      case 'r':
+        out += '\r';
+        break;
+      case 't':
+        out += '\t';
+        break;
+      case '0':
+        out += '\0';
+        break;
+      case '\\':
+        out += '\\';
+        break;
+      case '"':
+        out += '"';
+        break;
       case 'x': {
         const bool two = i + 2 < text.size();
         const int high = two ? hex_value(text[i + 1]) : -1;
@@ -144,7 +160,8 @@ Result<std::string> parse_quoted(std::string_view text) {
         break;
       }
       default:
-        return fail(Code::invalid_argument, "in quotes a backslash starts \\n \\r \\t \\0 \\\\ \\\" or \\xHH");
+        return fail(Code::invalid_argument,
+                    "in quotes a backslash starts \\n \\r \\t \\0 \\\\ \\\" or \\xHH");
     }
   }
   return out;
@@ -155,7 +172,8 @@ Result<std::string> read_file(std::string_view name) {
     return fail(Code::invalid_argument, "@ is followed by a file name");
   }
   const std::string path(name);
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
   const auto failed = [&](Code code, const char* what) {
     ErrorDetail detail;
     detail.what = what;
@@ -167,7 +185,8 @@ Result<std::string> read_file(std::string_view name) {
   char block[1 << 14];
   while (const std::size_t n = std::fread(block, 1, sizeof block, file.get())) {
     out.append(block, n);
-    if (out.size() > kMaxValueBytes) return failed(Code::value_too_long, "file larger than a value may be");
+    if (out.size() > kMaxValueBytes)
+      return failed(Code::value_too_long, "file larger than a value may be");
   }
   if (std::ferror(file.get()) != 0) return failed(Code::io_error, std::strerror(errno));
   return out;
@@ -253,10 +272,10 @@ std::string printable(std::string_view text, bool keep_newlines) {
 
 std::size_t display_width(std::string_view text) {
   // East Asian wide ranges; our own small table because wcwidth() depends on the locale.
-  constexpr Span kWide[] = {{0x1100, 0x115f},   {0x2e80, 0x303e},   {0x3041, 0xa4cf}, {0xa960, 0xa97f},
-                            {0xac00, 0xd7a3},   {0xf900, 0xfaff},   {0xfe30, 0xfe6f}, {0xff00, 0xff60},
-                            {0xffe0, 0xffe6},   {0x1f300, 0x1f64f}, {0x1f900, 0x1f9ff},
-                            {0x20000, 0x3fffd}};
+  constexpr Span kWide[] = {{0x1100, 0x115f},   {0x2e80, 0x303e},   {0x3041, 0xa4cf},
+                            {0xa960, 0xa97f},   {0xac00, 0xd7a3},   {0xf900, 0xfaff},
+                            {0xfe30, 0xfe6f},   {0xff00, 0xff60},   {0xffe0, 0xffe6},
+                            {0x1f300, 0x1f64f}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd}};
   constexpr Span kZero[] = {{0x300, 0x36f}, {0x1ab0, 0x1aff}, {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}};
   const auto in = [](const auto& table, char32_t c) {
     for (const Span& s : table) {

@@ -2,7 +2,8 @@
 // Byte strings as people type and read them.
 //
 // Input:  bare word · "text\x00\n" · 0x6b6579 · b64:a2V5 · @file
-// Output: the text itself when it is harmless (printable UTF-8, no quotes, no blanks at the ends, no
+// Output: the text itself when it is harmless (printable UTF-8, no quotes, no blanks at the ends,
+// no
 //         start that means something in the input grammar), otherwise 0x...
 //
 // Promises

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Invoice files for people who have none: days of an imaginary shop, with everything that makes real
-// files hard: quoted fields, line feeds and foreign bytes in descriptions, missing customers, free
-// items, three-decimal and negative prices, cancellations, adjustments, interleaved tills.
-// The same seed gives the same bytes. The sums come from the generator, not from reading back.
+// Invoice files for people who have none: days of an imaginary shop, with everything that makes
+// real files hard: quoted fields, line feeds and foreign bytes in descriptions, missing customers,
+// free items, three-decimal and negative prices, cancellations, adjustments, interleaved tills. The
+// same seed gives the same bytes. The sums come from the generator, not from reading back.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,7 @@ struct Generated {
 };
 
 /// Writes `days` files DIR/YYYY-MM-DD.csv; existing files are never touched (`invalid_argument`).
-[[nodiscard]] Result<Generated> generate_invoices(const std::string& directory, const GenerateOptions& options);
+[[nodiscard]] Result<Generated> generate_invoices(const std::string& directory,
+                                                  const GenerateOptions& options);
 
 }  // namespace kessai::tools

@@ -34,7 +34,7 @@ void print(std::string_view text) { stdout_sink()(text); }
 
 int report(const Common& c, const Error& error, bool opening = false) {
   stderr_sink()(render_error(error, c.json, c.store));
-  return exit_code(error.code(), opening);
+  return exit_code(error, opening);
 }
 
 std::string pounds(payments::Milli amount) {
@@ -68,7 +68,10 @@ void print_replay(const Common& c, const ReplayResult& r, bool latency) {
   if (c.json) {
     Json rejected = Json::array();
     for (const Rejected& x : r.rejected) {
-      rejected.push_back({{"file", printable(x.file)}, {"line", x.line}, {"id", format_bytes(x.id)}, {"reason", payments::refusal_name(x.reason)}});
+      rejected.push_back({{"file", printable(x.file)},
+                          {"line", x.line},
+                          {"id", format_bytes(x.id)},
+                          {"reason", payments::refusal_name(x.reason)}});
     }
     print(json_line({{"lines", r.lines},
                      {"requests", requests},
@@ -87,25 +90,31 @@ void print_replay(const Common& c, const ReplayResult& r, bool latency) {
   }
   const Palette palette = Palette::for_fd(STDOUT_FILENO);
   const double rate = r.seconds > 0 ? static_cast<double>(r.accepted) / r.seconds : 0;
-  print(render_fields({{"lines read", grouped(r.lines)},
-                       {"requests", grouped(requests)},
-                       {"accepted", fmt::format("{}, each in its own durable commit", grouped(r.accepted))},
-                       {"already done", grouped(r.already_done)},
-                       {"refused", grouped(r.rejected.size())},
-                       {"sum", pounds(r.sum)},
-                       {"time", fmt::format("{:.2f} s, {} commits/s", r.seconds, grouped(static_cast<std::uint64_t>(rate)))}}));
+  print(render_fields(
+      {{"lines read", grouped(r.lines)},
+       {"requests", grouped(requests)},
+       {"accepted", fmt::format("{}, each in its own durable commit", grouped(r.accepted))},
+       {"already done", grouped(r.already_done)},
+       {"refused", grouped(r.rejected.size())},
+       {"sum", pounds(r.sum)},
+       {"time", fmt::format("{:.2f} s, {} commits/s", r.seconds,
+                            grouped(static_cast<std::uint64_t>(rate)))}}));
   constexpr std::size_t kShown = 20;
   Table table({{"file"}, {"line", Table::Align::right}, {"id"}, {"refused because"}});
   for (std::size_t i = 0; i < std::min(kShown, r.rejected.size()); ++i) {
     const Rejected& x = r.rejected[i];
-    table.add({printable(x.file), std::to_string(x.line), format_word(x.id), std::string(payments::refusal_name(x.reason))});
+    table.add({printable(x.file), std::to_string(x.line), format_word(x.id),
+               std::string(payments::refusal_name(x.reason))});
   }
   if (!table.empty()) print("\n" + table.render(palette));
-  if (r.rejected.size() > kShown) print(fmt::format("... and {} more; --json lists all\n", r.rejected.size() - kShown));
-  if (latency && r.accepted != 0) print("\nfrom commit to durable:\n" + r.commit_latency.render(palette));
+  if (r.rejected.size() > kShown)
+    print(fmt::format("... and {} more; --json lists all\n", r.rejected.size() - kShown));
+  if (latency && r.accepted != 0)
+    print("\nfrom commit to durable:\n" + r.commit_latency.render(palette));
 }
 
-int run_replay(const Common& c, const std::vector<std::string>& paths, const ReplayOptions& options, bool latency) {
+int run_replay(const Common& c, const std::vector<std::string>& paths, const ReplayOptions& options,
+               bool latency) {
   const auto files = collect_invoice_files(paths);
   if (!files) return report(c, files.error());
   return with_store(c, true, [&](Database& db) -> Result<int> {
@@ -174,26 +183,43 @@ std::vector<Piece> pieces_of(const payments::Pieces& p, std::string_view id) {
   std::vector<Piece> out;
   Json request, transaction, result;
   if (p.request) {
-    request = {{"kind", payments::kind_name(p.request->kind)}, {"amount_milli", p.request->amount},
-               {"account", format_bytes(p.request->account)}, {"lines", p.request->lines},
-               {"payment_date", payments::format_day(p.request->payment_date)},
-               {"fingerprint", format_bytes({reinterpret_cast<const char*>(p.request->fingerprint.data()), p.request->fingerprint.size()})}};
+    request = {
+        {"kind", payments::kind_name(p.request->kind)},
+        {"amount_milli", p.request->amount},
+        {"account", format_bytes(p.request->account)},
+        {"lines", p.request->lines},
+        {"payment_date", payments::format_day(p.request->payment_date)},
+        {"fingerprint", format_bytes({reinterpret_cast<const char*>(p.request->fingerprint.data()),
+                                      p.request->fingerprint.size()})}};
   }
   if (p.transaction) {
-    transaction = {{"transaction_id", format_bytes(payments::transaction_id_of(id))}, {"amount_milli", p.transaction->amount}};
+    transaction = {{"transaction_id", format_bytes(payments::transaction_id_of(id))},
+                   {"amount_milli", p.transaction->amount}};
   }
   if (p.result) {
-    result = {{"status", payments::status_name(p.result->status)}, {"amount_milli", p.result->amount},
-              {"transaction_id", format_bytes(p.result->transaction)}, {"payment_date", payments::format_day(p.result->payment_date)}};
+    result = {{"status", payments::status_name(p.result->status)},
+              {"amount_milli", p.result->amount},
+              {"transaction_id", format_bytes(p.result->transaction)},
+              {"payment_date", payments::format_day(p.result->payment_date)}};
   }
-  out.push_back({"request", p.request ? std::optional(p.request->request_date) : std::nullopt, std::move(request), {}});
-  out.push_back({"transaction", p.transaction ? std::optional(p.transaction->transaction_date) : std::nullopt, std::move(transaction), {}});
-  out.push_back({"result", p.result ? std::optional(p.result->create_date) : std::nullopt, std::move(result), {}});
+  out.push_back({"request",
+                 p.request ? std::optional(p.request->request_date) : std::nullopt,
+                 std::move(request),
+                 {}});
+  out.push_back({"transaction",
+                 p.transaction ? std::optional(p.transaction->transaction_date) : std::nullopt,
+                 std::move(transaction),
+                 {}});
+  out.push_back({"result",
+                 p.result ? std::optional(p.result->create_date) : std::nullopt,
+                 std::move(result),
+                 {}});
   // In time order; a missing piece stays behind the one before it in the flow.
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i].order = {out[i].time.value_or(i == 0 ? 0 : out[i - 1].order.first), i};
   }
-  std::sort(out.begin(), out.end(), [](const Piece& a, const Piece& b) { return a.order < b.order; });
+  std::sort(out.begin(), out.end(),
+            [](const Piece& a, const Piece& b) { return a.order < b.order; });
   return out;
 }
 
@@ -216,7 +242,9 @@ void print_piece(const Common& c, const Piece& piece, std::string_view id) {
   for (const auto& [key, value] : piece.fields.items()) {
     const bool money = key == "amount_milli";
     line += fmt::format("  {} {}", money ? "amount" : key,
-                        money ? pounds(value.get<payments::Milli>()) : value.is_string() ? value.get<std::string>() : value.dump());
+                        money               ? pounds(value.get<payments::Milli>())
+                        : value.is_string() ? value.get<std::string>()
+                                            : value.dump());
   }
   print(line + '\n');
 }
@@ -238,7 +266,9 @@ int run_show(const Common& c, const std::string& id_text) {
     const bool any = pieces.request || pieces.transaction || pieces.result;
     const bool all = pieces.request && pieces.transaction && pieces.result;
     if (!any) return fail(Code::not_found, "no such request: " + format_word(*id));
-    if (!c.json) print(fmt::format("REQUEST_ID {}  ORIGINAL_REQUEST_ID {}\n", payments::format_request_id(*id), format_word(*id)));
+    if (!c.json)
+      print(fmt::format("REQUEST_ID {}  ORIGINAL_REQUEST_ID {}\n", payments::format_request_id(*id),
+                        format_word(*id)));
     for (const Piece& piece : pieces_of(pieces, *id)) print_piece(c, piece, *id);
     if (c.json) print(json_line({{"summary", true}, {"complete", all}}));
     return all ? kExitOk : kExitNo;
@@ -253,8 +283,8 @@ int run_generate(const Common& c, const std::string& directory, const GenerateOp
     row.update(totals_json(made->totals));
     print(json_line(row));
   } else {
-    print(fmt::format("{} files with {} lines in {} (seed {}); a store must say after replay:\n", made->files,
-                      grouped(made->lines), printable(directory), options.seed));
+    print(fmt::format("{} files with {} lines in {} (seed {}); a store must say after replay:\n",
+                      made->files, grouped(made->lines), printable(directory), options.seed));
     print_totals(made->totals);
   }
   return kExitOk;
@@ -286,21 +316,33 @@ int main(int argc, char** argv) {
     return sub;
   };
   app.add_flag("--json", c.json, "one JSON object per line");
-  auto* replay = add_command("replay", "pay the invoices of files, each exactly once; makes the store when missing", true);
+  auto* replay = add_command(
+      "replay", "pay the invoices of files, each exactly once; makes the store when missing", true);
   replay->add_option("FILES", paths, "invoice files, or folders of them")->required();
-  replay->add_option("--threads", replay_options.threads, "threads that pay")->check(CLI::Range(1, 256))->capture_default_str();
+  replay->add_option("--threads", replay_options.threads, "threads that pay")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
   replay->add_flag("--latency", latency, "show how long commits took");
-  replay->add_option("--milestone", replay_options.milestone, "print a JSON line once that many percent are durable")->check(CLI::Range(1, 100));
-  replay->add_flag("--hold", replay_options.hold, "freeze (SIGSTOP) at the milestone, for demos and tests that kill");
+  replay
+      ->add_option("--milestone", replay_options.milestone,
+                   "print a JSON line once that many percent are durable")
+      ->check(CLI::Range(1, 100));
+  replay->add_flag("--hold", replay_options.hold,
+                   "freeze (SIGSTOP) at the milestone, for demos and tests that kill");
   auto* totals = add_command("totals", "counts and sums of what was paid", true);
   totals->add_option("--day", day, "only this PAYMENT_DATE, like 2010-12-01");
   auto* show = add_command("show", "every piece of one payment, in time order", true);
   show->add_option("ORIGINAL_REQUEST_ID", id, "the id as the invoice has it")->required();
   auto* generate = add_command("generate", "write invoice files of an imaginary shop", false);
   generate->add_option("DIR", directory, "folder for the files")->required();
-  generate->add_option("--days", generate_options.days, "how many")->check(CLI::Range(1, 3650))->capture_default_str();
-  generate->add_option("--invoices", generate_options.invoices_a_day, "per day")->check(CLI::Range(1, 100000))->capture_default_str();
-  generate->add_option("--seed", generate_options.seed, "same seed, same bytes")->capture_default_str();
+  generate->add_option("--days", generate_options.days, "how many")
+      ->check(CLI::Range(1, 3650))
+      ->capture_default_str();
+  generate->add_option("--invoices", generate_options.invoices_a_day, "per day")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  generate->add_option("--seed", generate_options.seed, "same seed, same bytes")
+      ->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

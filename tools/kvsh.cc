@@ -45,10 +45,11 @@ bool only_reads(std::string_view line) {
 
 int interactive(Shell& shell, const std::string& name) {
   fmt::print("kvsh {}; help lists the commands, exit leaves\n", version());
-  LineEditor editor({.prompt = [&] { return fmt::format("{}{}> ", name, shell.in_transaction() ? "*" : ""); },
-                     .complete = [&](std::string_view line) { return shell.completions(line); },
-                     .remember = only_reads},
-                    default_history_file());
+  LineEditor editor(
+      {.prompt = [&] { return fmt::format("{}{}> ", name, shell.in_transaction() ? "*" : ""); },
+       .complete = [&](std::string_view line) { return shell.completions(line); },
+       .remember = only_reads},
+      default_history_file());
   while (!shell.done()) {
     const auto line = editor.next();
     if (!line) {
@@ -91,7 +92,7 @@ int run(const Invocation& a, bool has_commands) {
   bar.finish();
   if (!db) {
     stderr_sink()(render_error(db.error(), a.json, a.store));
-    return exit_code(db.error().code(), true);
+    return exit_code(db.error(), true);
   }
   if (a.create) {
     if (const auto made = db->tree("main", {.create = true}); !made) {
@@ -118,7 +119,8 @@ int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "");
   install_interrupt_handler();
   Invocation a;
-  CLI::App app("kvsh: look into a kessai store. Read-only unless --rw. `help` inside lists the commands.");
+  CLI::App app(
+      "kvsh: look into a kessai store. Read-only unless --rw. `help` inside lists the commands.");
   app.set_version_flag("--version", std::string(kessai::version()));
   app.add_option("STORE", a.store, "directory of the store")->required();
   app.add_option("SCRIPT", a.script, "file of commands; stops at the first that fails");
@@ -134,7 +136,8 @@ int main(int argc, char** argv) {
     return usage_exit(app, e, argc, argv);
   }
   if (commands->count() != 0 && !a.script.empty()) {
-    stderr_sink()(render_error(kessai::Error(kessai::Code::invalid_argument, "either -c or a script"), a.json));
+    stderr_sink()(render_error(
+        kessai::Error(kessai::Code::invalid_argument, "either -c or a script"), a.json));
     return kExitUsage;
   }
   return run(a, commands->count() != 0);

@@ -17,7 +17,8 @@ constexpr unsigned kBins = 240;  // 30 a decade
 constexpr double kLeastUs = 1, kMostUs = 1e8;
 
 auto make_bins() {
-  return bh::make_histogram(bh::axis::regular<double, bh::axis::transform::log>(kBins, kLeastUs, kMostUs));
+  return bh::make_histogram(
+      bh::axis::regular<double, bh::axis::transform::log>(kBins, kLeastUs, kMostUs));
 }
 
 }  // namespace
@@ -73,8 +74,9 @@ std::string LatencyHistogram::render(const Palette& palette) const {
   const auto& axis = bins_->histogram.axis();
   for (int i = 0; i < axis.size(); ++i) {
     const double middle = (axis.bin(i).lower() + axis.bin(i).upper()) / 2;
-    std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return middle < r.upper; })->samples +=
-        bins_->histogram.at(i);
+    std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
+      return middle < r.upper;
+    })->samples += bins_->histogram.at(i);
   }
   const auto filled = [](const Row& r) { return r.samples > 0; };
   const auto first = std::find_if(rows.begin(), rows.end(), filled);
@@ -83,16 +85,22 @@ std::string LatencyHistogram::render(const Palette& palette) const {
   for (const Row& r : rows) widest = std::max(widest, r.samples);
   std::string out;
   for (auto r = first; r < last; ++r) {
-    const auto cells = static_cast<std::size_t>(r->samples / widest * 50 + (r->samples > 0 ? 0.999 : 0));
-    out += fmt::format("  < {:>7} {:>8} {}{}{}\n", human_us(r->upper), grouped(static_cast<std::uint64_t>(r->samples)),
-                       palette.good, std::string(cells, '#'), palette.reset);
+    const auto cells =
+        static_cast<std::size_t>(r->samples / widest * 50 + (r->samples > 0 ? 0.999 : 0));
+    out += fmt::format("  < {:>7} {:>8} {}{}{}\n", human_us(r->upper),
+                       grouped(static_cast<std::uint64_t>(r->samples)), palette.good,
+                       std::string(cells, '#'), palette.reset);
   }
   return out + fmt::format("  p50 {}   p99 {}   p99.9 {}   max {}\n", human_us(quantile_us(0.5)),
-                           human_us(quantile_us(0.99)), human_us(quantile_us(0.999)), human_us(max_us()));
+                           human_us(quantile_us(0.99)), human_us(quantile_us(0.999)),
+                           human_us(max_us()));
 }
 
 std::string human_us(double us) {
-  const auto scaled = [](double v, const char* unit) { return v < 9.95 && v != static_cast<int>(v) ? fmt::format("{:.1f} {}", v, unit) : fmt::format("{:.0f} {}", v, unit); };
+  const auto scaled = [](double v, const char* unit) {
+    return v < 9.95 && v != static_cast<int>(v) ? fmt::format("{:.1f} {}", v, unit)
+                                                : fmt::format("{:.0f} {}", v, unit);
+  };
   if (us < 1000) return scaled(us, "us");
   if (us < 1e6) return scaled(us / 1000, "ms");
   return scaled(us / 1e6, "s");

@@ -21,8 +21,9 @@ constexpr int kHistoryLines = 1000;
 int open_history(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return -1;
-  struct stat s {};
-  const bool ours = fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_uid == geteuid() && (s.st_mode & 077) == 0;
+  struct stat s{};
+  const bool ours =
+      fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_uid == geteuid() && (s.st_mode & 077) == 0;
   if (ours) return fd;
   ::close(fd);
   return -1;
@@ -51,12 +52,14 @@ struct LineEditor::State {
 
   static unsigned char complete(EditLine* e, int) {
     const LineInfo* info = el_line(e);
-    const std::string_view line(info->buffer, static_cast<std::size_t>(info->cursor - info->buffer));
+    const std::string_view line(info->buffer,
+                                static_cast<std::size_t>(info->cursor - info->buffer));
     const std::vector<std::string> candidates = of(e).hooks.complete(line);
     if (candidates.empty()) return CC_REFRESH_BEEP;
     const std::size_t typed = line.size() - (line.find_last_of(' ') + 1);
-    const std::string more = common_start(candidates).substr(std::min(typed, common_start(candidates).size())) +
-                             (candidates.size() == 1 ? " " : "");
+    const std::string more =
+        common_start(candidates).substr(std::min(typed, common_start(candidates).size())) +
+        (candidates.size() == 1 ? " " : "");
     if (!more.empty() && el_insertstr(e, more.c_str()) == 0) return CC_REFRESH;
     std::fputc('\n', stdout);
     for (const std::string& c : candidates) std::printf("%s  ", c.c_str());
@@ -77,7 +80,8 @@ LineEditor::LineEditor(Hooks hooks, std::string history_file) : state_(std::make
   el_set(s.editor, EL_PROMPT, &State::show_prompt);
   el_set(s.editor, EL_EDITOR, "emacs");
   el_set(s.editor, EL_HIST, history, s.history);
-  el_set(s.editor, EL_ADDFN, "kvsh-complete", "complete commands, options and trees", &State::complete);
+  el_set(s.editor, EL_ADDFN, "kvsh-complete", "complete commands, options and trees",
+         &State::complete);
   el_set(s.editor, EL_BIND, "^I", "kvsh-complete", nullptr);
   el_set(s.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   const int fd = history_file.empty() ? -1 : open_history(history_file);

@@ -61,7 +61,8 @@ std::string Table::render(const Palette& palette) const {
   std::vector<std::size_t> widths;
   for (const Column& c : columns_) widths.push_back(display_width(c.title));
   for (const auto& row : rows_) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], display_width(row[i]));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], display_width(row[i]));
   }
   std::string out;
   const auto line = [&](const auto& cell_of, std::string_view on) {
@@ -108,7 +109,8 @@ std::string render_error(const Error& error, bool json, std::string_view context
   const ErrorDetail& d = error.detail();
   std::string what = printable(d.what.empty() ? std::string(code_name(error.code())) : d.what);
   const char* reason = error.os_error() == 0 ? "" : std::strerror(error.os_error());
-  if (what.find(reason) == what.npos) what += fmt::format(" (errno {}: {})", error.os_error(), reason);
+  if (what.find(reason) == what.npos)
+    what += fmt::format(" (errno {}: {})", error.os_error(), reason);
   const std::string at = where(error, context);
   if (json) {
     return json_line({{"error", code_name(error.code())}, {"what", what}, {"where", at}});

@@ -47,7 +47,8 @@ class Table {
 };
 
 /// Name and value lines with the values in one column.
-[[nodiscard]] std::string render_fields(const std::vector<std::pair<std::string, std::string>>& fields);
+[[nodiscard]] std::string render_fields(
+    const std::vector<std::pair<std::string, std::string>>& fields);
 
 /// "12,345" and "1.2 MiB".
 [[nodiscard]] std::string grouped(std::uint64_t n);
@@ -58,6 +59,7 @@ class Table {
 [[nodiscard]] std::string json_line(const Json& object);
 
 /// The error line: {"error","what","where"} or "error: ...".
-[[nodiscard]] std::string render_error(const Error& error, bool json, std::string_view context = {});
+[[nodiscard]] std::string render_error(const Error& error, bool json,
+                                       std::string_view context = {});
 
 }  // namespace kessai::tools

@@ -24,11 +24,14 @@ unsigned terminal_columns() {
 
 }  // namespace
 
-std::string progress_line(std::string_view phase, double fraction, std::string_view note, unsigned columns) {
+std::string progress_line(std::string_view phase, double fraction, std::string_view note,
+                          unsigned columns) {
   fraction = std::clamp(fraction, 0.0, 1.0);
-  const std::string tail = fmt::format(" {:3.0f} %{}{}", fraction * 100, note.empty() ? "" : "  ", note);
+  const std::string tail =
+      fmt::format(" {:3.0f} %{}{}", fraction * 100, note.empty() ? "" : "  ", note);
   const std::size_t fixed = display_width(phase) + 3 + display_width(tail);
-  const std::size_t cells = columns > fixed + 10 ? std::min<std::size_t>(columns - fixed - 1, 40) : 0;
+  const std::size_t cells =
+      columns > fixed + 10 ? std::min<std::size_t>(columns - fixed - 1, 40) : 0;
   if (cells == 0) return fmt::format("{}{}", phase, tail);
   const auto full = static_cast<std::size_t>(fraction * static_cast<double>(cells));
   std::string bar(full, '=');
@@ -44,7 +47,8 @@ ProgressBar::ProgressBar(bool enabled, bool always)
 
 ProgressBar::~ProgressBar() { finish(); }
 
-void ProgressBar::update(std::string_view phase, std::uint64_t done, std::uint64_t total, std::string_view note) {
+void ProgressBar::update(std::string_view phase, std::uint64_t done, std::uint64_t total,
+                         std::string_view note) {
   if (!enabled_) return;
   const std::uint64_t now = io::system_clock().now_ns();
   if (now - started_ns_ < quiet_ns_ || now - drawn_ns_ < kSecond / 10) return;

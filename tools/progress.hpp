@@ -11,8 +11,8 @@
 namespace kessai::tools {
 
 /// "phase  [======>     ]  42 %  4,200 things" in at most `columns` cells; no escape sequences.
-[[nodiscard]] std::string progress_line(std::string_view phase, double fraction, std::string_view note,
-                                        unsigned columns);
+[[nodiscard]] std::string progress_line(std::string_view phase, double fraction,
+                                        std::string_view note, unsigned columns);
 
 class ProgressBar {
  public:
@@ -22,7 +22,8 @@ class ProgressBar {
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 
-  void update(std::string_view phase, std::uint64_t done, std::uint64_t total, std::string_view note = {});
+  void update(std::string_view phase, std::uint64_t done, std::uint64_t total,
+              std::string_view note = {});
   /// Draws the last state and leaves it on screen with a line feed, if anything was ever drawn.
   void finish(bool keep = false);
 

@@ -34,7 +34,8 @@ constexpr std::size_t kWindow = 128;  // commits in flight per thread
 constexpr std::uint64_t kPollNs = 50'000'000;
 constexpr std::size_t kBlock = 256u << 10;
 
-std::unexpected<Error> file_error(Code code, const std::string& path, std::string what, int os_error = 0) {
+std::unexpected<Error> file_error(Code code, const std::string& path, std::string what,
+                                  int os_error = 0) {
   ErrorDetail detail;
   detail.what = std::move(what);
   detail.path = path;
@@ -42,14 +43,18 @@ std::unexpected<Error> file_error(Code code, const std::string& path, std::strin
 }
 
 // Feeds at most `limit` bytes of a file to `reader`; true when that was all of it.
-Result<bool> feed_file(const std::string& path, InvoiceFileReader& reader, std::uint64_t limit = UINT64_MAX) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+Result<bool> feed_file(const std::string& path, InvoiceFileReader& reader,
+                       std::uint64_t limit = UINT64_MAX) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
   if (!file) return file_error(Code::invalid_argument, path, std::strerror(errno), errno);
   const auto block = std::make_unique<char[]>(kBlock);
   for (std::uint64_t left = limit; left != 0 && !interrupted();) {
-    const std::size_t n = std::fread(block.get(), 1, std::min<std::uint64_t>(kBlock, left), file.get());
+    const std::size_t n =
+        std::fread(block.get(), 1, std::min<std::uint64_t>(kBlock, left), file.get());
     if (n == 0) {
-      if (std::ferror(file.get()) != 0) return file_error(Code::io_error, path, std::strerror(errno), errno);
+      if (std::ferror(file.get()) != 0)
+        return file_error(Code::io_error, path, std::strerror(errno), errno);
       return true;
     }
     if (const auto fed = reader.feed({block.get(), n}); !fed) {
@@ -68,7 +73,8 @@ struct Job {
 // What reader and workers share.
 class Shared {
  public:
-  Shared(std::uint64_t total_bytes, const ReplayOptions& options) : total_bytes_(total_bytes), options_(options) {}
+  Shared(std::uint64_t total_bytes, const ReplayOptions& options)
+      : total_bytes_(total_bytes), options_(options) {}
 
   // Blocks while the queue is full; false when the run is over early.
   bool push(Job job) {
@@ -119,13 +125,15 @@ class Shared {
     const std::uint64_t done = done_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
     if (options_.milestone == 0 || done * 100 < total_bytes_ * options_.milestone) return;
     if (milestone_told_.exchange(true)) return;
-    options_.out(json_line({{"milestone_percent", options_.milestone}, {"settled", requests_.load()}}));
+    options_.out(
+        json_line({{"milestone_percent", options_.milestone}, {"settled", requests_.load()}}));
     std::fflush(stdout);
     if (options_.hold) std::raise(SIGSTOP);
   }
   void draw(ProgressBar& bar) const {
     const std::uint64_t n = requests_.load(std::memory_order_relaxed);
-    bar.update("replay", done_bytes_.load(std::memory_order_relaxed), total_bytes_, grouped(n) + " requests");
+    bar.update("replay", done_bytes_.load(std::memory_order_relaxed), total_bytes_,
+               grouped(n) + " requests");
   }
 
  private:
@@ -181,13 +189,15 @@ class Worker {
     KESSAI_ASSIGN(recorded, ledger_.record(invoice.request));
     switch (recorded.answer) {
       case Ledger::Answer::accepted:
-        pending_.push_back({std::move(recorded.ticket), invoice.request.amount, invoice.bytes, started});
+        pending_.push_back(
+            {std::move(recorded.ticket), invoice.request.amount, invoice.bytes, started});
         return {};
       case Ledger::Answer::already_done:
         ++result.already_done;
         shared_.settled(invoice.bytes);
         return count(invoice.request.amount);
-      case Ledger::Answer::key_reused_mismatch: break;
+      case Ledger::Answer::key_reused_mismatch:
+        break;
     }
     return reject(job, Refusal::key_reused_mismatch);
   }
@@ -209,13 +219,16 @@ class Worker {
 
   Result<void> count(payments::Milli amount) {
     const auto sum = payments::add(result.sum, amount);
-    if (!sum) return fail(Code::invalid_argument, "the sum of amounts does not fit into 64 bits of thousandths");
+    if (!sum)
+      return fail(Code::invalid_argument,
+                  "the sum of amounts does not fit into 64 bits of thousandths");
     result.sum = *sum;
     return {};
   }
 
   Result<void> reject(const Job& job, Refusal reason) {
-    result.rejected.push_back({{}, job.file, job.invoice.line, job.invoice.request.original_id, reason});
+    result.rejected.push_back(
+        {{}, job.file, job.invoice.line, job.invoice.request.original_id, reason});
     shared_.settled(job.invoice.bytes);
     return {};
   }
@@ -226,14 +239,16 @@ class Worker {
 };
 
 // Reads all files and queues their invoices.
-Result<std::uint64_t> read_files(const std::vector<InputFile>& files, Shared& shared, ProgressBar& bar) {
+Result<std::uint64_t> read_files(const std::vector<InputFile>& files, Shared& shared,
+                                 ProgressBar& bar) {
   std::uint64_t lines = 0;
   for (std::size_t i = 0; i < files.size(); ++i) {
     InvoiceFileReader reader;
     KESSAI_TRY(feed_file(files[i].path, reader));
     if (interrupted()) return fail(Code::interrupted, "stopped; run it again to go on");
     auto invoices = reader.finish();
-    if (!invoices) return file_error(invoices.error().code(), files[i].path, invoices.error().detail().what);
+    if (!invoices)
+      return file_error(invoices.error().code(), files[i].path, invoices.error().detail().what);
     lines += reader.lines();
     for (Invoice& invoice : *invoices) {
       if (interrupted()) return fail(Code::interrupted, "stopped; run it again to go on");
@@ -260,7 +275,8 @@ Result<std::vector<InputFile>> collect_invoice_files(const std::vector<std::stri
       if (it->path().extension() == ".csv") files.push_back({it->path().string()});
     }
     if (code) return file_error(Code::invalid_argument, path, code.message(), code.value());
-    if (files.size() == before) return file_error(Code::invalid_argument, path, "no .csv file in this folder");
+    if (files.size() == before)
+      return file_error(Code::invalid_argument, path, "no .csv file in this folder");
     std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end(),
               [](const InputFile& a, const InputFile& b) { return a.path < b.path; });
   }
@@ -278,7 +294,8 @@ Result<std::vector<InputFile>> collect_invoice_files(const std::vector<std::stri
   return files;
 }
 
-Result<ReplayResult> replay(Database& db, const std::vector<InputFile>& files, const ReplayOptions& options) {
+Result<ReplayResult> replay(Database& db, const std::vector<InputFile>& files,
+                            const ReplayOptions& options) {
   const std::uint64_t started = io::system_clock().now_ns();
   KESSAI_ASSIGN(ledger, Ledger::open(db, true));
   std::uint64_t total_bytes = 0;
@@ -319,7 +336,9 @@ Result<ReplayResult> replay(Database& db, const std::vector<InputFile>& files, c
     total.accepted += r.accepted;
     total.already_done += r.already_done;
     const auto sum = payments::add(total.sum, r.sum);
-    if (!sum) return fail(Code::invalid_argument, "the sum of amounts does not fit into 64 bits of thousandths");
+    if (!sum)
+      return fail(Code::invalid_argument,
+                  "the sum of amounts does not fit into 64 bits of thousandths");
     total.sum = *sum;
     total.commit_latency.merge(r.commit_latency);
     std::move(r.rejected.begin(), r.rejected.end(), std::back_inserter(total.rejected));

@@ -3,7 +3,8 @@
 //
 // One thread reads files and queues requests (bounded); the others record them. A worker keeps a
 // bounded window of commits in flight, so that a few threads fill every flush, and counts a request
-// only once its ticket says durable. Killed at any moment and run again, it ends with the same rows.
+// only once its ticket says durable. Killed at any moment and run again, it ends with the same
+// rows.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +52,8 @@ struct InputFile {
 
 /// The files that the paths mean: a folder stands for its *.csv in name order. Every file's header
 /// is checked, so that a foreign file is refused before anything is written.
-[[nodiscard]] Result<std::vector<InputFile>> collect_invoice_files(const std::vector<std::string>& paths);
+[[nodiscard]] Result<std::vector<InputFile>> collect_invoice_files(
+    const std::vector<std::string>& paths);
 
 [[nodiscard]] Result<ReplayResult> replay(Database& db, const std::vector<InputFile>& files,
                                           const ReplayOptions& options);

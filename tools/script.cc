@@ -69,7 +69,8 @@ class Parser {
       }
     } else {
       while (length < rest_.size() && !blank(rest_[length]) && !ends_command(rest_[length])) {
-        if (rest_[length] == '"') return error("a quote in the middle of a word; write the word in quotes, with \\\"");
+        if (rest_[length] == '"')
+          return error("a quote in the middle of a word; write the word in quotes, with \\\"");
         ++length;
       }
     }

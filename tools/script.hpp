@@ -21,10 +21,10 @@ struct Word {
 };
 
 struct Command {
-  int expected = 0;                  ///< the exit code that lets a script go on
-  std::optional<unsigned> session;   ///< @n
-  std::vector<Word> words;           ///< never empty
-  std::size_t line = 1;              ///< where it starts in the script
+  int expected = 0;                 ///< the exit code that lets a script go on
+  std::optional<unsigned> session;  ///< @n
+  std::vector<Word> words;          ///< never empty
+  std::size_t line = 1;             ///< where it starts in the script
 };
 
 /// All commands of a script, or the first syntax error with its line. A script with a syntax error

@@ -14,33 +14,43 @@ namespace kessai::tools {
 namespace {
 
 constexpr CommandSpec kCommands[] = {
-    {"get", "read", "KEY [-t TREE]", "print the value of KEY; exit 1 when absent", 1, 1, "", "-t", &Shell::get},
+    {"get", "read", "KEY [-t TREE]", "print the value of KEY; exit 1 when absent", 1, 1, "", "-t",
+     &Shell::get},
     {"put", "update", "KEY VALUE [-t TREE]", "write KEY, new or not", 2, 2, "", "-t", &Shell::put},
-    {"insert", "", "KEY VALUE [-t TREE]", "write KEY; exit 1 when it exists", 2, 2, "", "-t", &Shell::insert},
-    {"del", "delete", "KEY [-t TREE]", "remove KEY; exit 1 when absent", 1, 1, "", "-t", &Shell::del},
-    {"scan", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "rows in key order", 0, 2,
-     "--reverse", "-t --prefix --limit", &Shell::scan},
-    {"keys", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "as scan, keys only", 0, 2,
-     "--reverse", "-t --prefix --limit", &Shell::keys},
-    {"count", "", "[FROM [TO)] [--prefix P] [-t TREE]", "how many rows", 0, 2, "", "-t --prefix", &Shell::count},
-    {"begin", "", "", "start a transaction; without it every command is its own", 0, 0, "", "", &Shell::begin},
+    {"insert", "", "KEY VALUE [-t TREE]", "write KEY; exit 1 when it exists", 2, 2, "", "-t",
+     &Shell::insert},
+    {"del", "delete", "KEY [-t TREE]", "remove KEY; exit 1 when absent", 1, 1, "", "-t",
+     &Shell::del},
+    {"scan", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "rows in key order",
+     0, 2, "--reverse", "-t --prefix --limit", &Shell::scan},
+    {"keys", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "as scan, keys only",
+     0, 2, "--reverse", "-t --prefix --limit", &Shell::keys},
+    {"count", "", "[FROM [TO)] [--prefix P] [-t TREE]", "how many rows", 0, 2, "", "-t --prefix",
+     &Shell::count},
+    {"begin", "", "", "start a transaction; without it every command is its own", 0, 0, "", "",
+     &Shell::begin},
     {"commit", "", "", "commit the transaction, durably", 0, 0, "", "", &Shell::commit},
     {"rollback", "abort", "", "undo the transaction", 0, 0, "", "", &Shell::rollback},
     {"savepoint", "", "[NAME]", "mark a point to roll back to", 0, 1, "", "", nullptr},
     {"trees", "", "", "all trees with size, depth and fill", 0, 0, "", "", &Shell::trees},
     {"create", "", "TREE", "make an empty tree", 1, 1, "", "", &Shell::create},
     {"drop", "", "TREE", "remove a tree and all its rows", 1, 1, "", "", &Shell::drop},
-    {"dump", "", "[TREE...]", "all rows as JSON lines, in tree and key order", 0, 64, "", "", &Shell::dump},
-    {"load", "", "FILE", "write the rows of a dump; all lines are checked before the first is written", 1, 1, "",
-     "", &Shell::load},
+    {"dump", "", "[TREE...]", "all rows as JSON lines, in tree and key order", 0, 64, "", "",
+     &Shell::dump},
+    {"load", "", "FILE",
+     "write the rows of a dump; all lines are checked before the first is written", 1, 1, "", "",
+     &Shell::load},
     {"info", "", "", "what the store is and how it was opened", 0, 0, "", "", &Shell::info},
     {"stats", "", "", "counters since open", 0, 0, "", "", &Shell::stats},
-    {"check", "", "", "verify every page and its owner; exit 4 on damage", 0, 0, "", "", &Shell::check},
-    {"tree", "", "[TREE] [--dot] [--nodes N]", "draw the tree: levels, fill, nodes; --dot for Graphviz", 0, 1,
-     "--dot", "-t --nodes", &Shell::tree},
+    {"check", "", "", "verify every page and its owner; exit 4 on damage", 0, 0, "", "",
+     &Shell::check},
+    {"tree", "", "[TREE] [--dot] [--nodes N]",
+     "draw the tree: levels, fill, nodes; --dot for Graphviz", 0, 1, "--dot", "-t --nodes",
+     &Shell::tree},
     {"page", "", "N", "decode one page", 1, 1, "", "", &Shell::page},
-    {"wal", "", "[--limit N] [--tree TREE] [--key KEY]", "records of the log still on disk, oldest first", 0, 0, "",
-     "-t --tree --key --limit", &Shell::wal},
+    {"wal", "", "[--limit N] [--tree TREE] [--key KEY]",
+     "records of the log still on disk, oldest first", 0, 0, "", "-t --tree --key --limit",
+     &Shell::wal},
     {"undo", "", "KEY", "versions kept for open snapshots", 0, 1, "", "-t", nullptr},
     {"versions", "", "KEY", "version chain of a key", 0, 1, "", "-t", nullptr},
     {"txns", "", "", "open transactions", 0, 0, "", "", nullptr},
@@ -93,7 +103,8 @@ Result<std::uint64_t> Arguments::number(std::string_view option, std::uint64_t o
   std::uint64_t n = 0;
   const auto [end, code] = std::from_chars(text->data(), text->data() + text->size(), n);
   if (code != std::errc{} || end != text->data() + text->size()) {
-    return fail(Code::invalid_argument, fmt::format("{} takes a number, not {}", option, printable(*text)));
+    return fail(Code::invalid_argument,
+                fmt::format("{} takes a number, not {}", option, printable(*text)));
   }
   return n;
 }
@@ -102,7 +113,8 @@ Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word>
   Arguments a;
   for (std::size_t i = 0; i < words.size(); ++i) {
     const Word& word = words[i];
-    const std::size_t equals = word.text.starts_with("--") ? word.text.find('=') : std::string::npos;
+    const std::size_t equals =
+        word.text.starts_with("--") ? word.text.find('=') : std::string::npos;
     const std::string name = word.text.substr(0, equals);
     if (word.quoted || name.empty() || name[0] != '-') {
       a.positional.push_back(word);
@@ -112,10 +124,12 @@ Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word>
       if (equals == std::string::npos && i + 1 == words.size()) {
         return usage_error(spec, fmt::format("{} needs a value", name));
       }
-      a.options[name] = equals == std::string::npos ? words[++i].text : word.text.substr(equals + 1);
+      a.options[name] =
+          equals == std::string::npos ? words[++i].text : word.text.substr(equals + 1);
     } else if (name.starts_with("--")) {
-      return usage_error(spec, fmt::format("unknown option {} (text that starts with -- goes in quotes)",
-                                           printable(name)));
+      return usage_error(spec,
+                         fmt::format("unknown option {} (text that starts with -- goes in quotes)",
+                                     printable(name)));
     } else {
       a.positional.push_back(word);  // "-5" is a value like any other
     }
@@ -137,8 +151,9 @@ int Shell::run_script(std::string_view text) {
     const int code = run(command);
     if (code != command.expected) {
       if (command.expected == 0) return code;
-      const Error mismatch(Code::invalid_argument, fmt::format("line {}: expected exit {}, got {}", command.line,
-                                                               command.expected, code));
+      const Error mismatch(
+          Code::invalid_argument,
+          fmt::format("line {}: expected exit {}, got {}", command.line, command.expected, code));
       config_.err(render_error(mismatch, config_.json));
       return code != 0 ? code : static_cast<int>(kExitNo);
     }
@@ -152,13 +167,15 @@ int Shell::run(const Command& command) {
     const std::string& name = command.words[0].text;
     const CommandSpec* spec = command.words[0].quoted ? nullptr : find_command(name);
     if (spec == nullptr) {
-      return fail(Code::invalid_argument, fmt::format("unknown command {}; try: help", printable(name)));
+      return fail(Code::invalid_argument,
+                  fmt::format("unknown command {}; try: help", printable(name)));
     }
     if (spec->run == nullptr) {
       return fail(Code::not_supported, fmt::format("{} is not in this version", spec->name));
     }
     if (command.session) {
-      return fail(Code::not_supported, fmt::format("sessions (@{}) are not in this version", *command.session));
+      return fail(Code::not_supported,
+                  fmt::format("sessions (@{}) are not in this version", *command.session));
     }
     KESSAI_ASSIGN(arguments, parse_arguments(*spec, std::span(command.words).subspan(1)));
     return (this->*spec->run)(arguments);
@@ -183,7 +200,8 @@ int Shell::close() {
 }
 
 std::vector<std::string> Shell::completions(std::string_view line) {
-  const std::size_t command_at = std::min(line.find_last_of(';') + 1, line.size());  // npos + 1 == 0
+  const std::size_t command_at =
+      std::min(line.find_last_of(';') + 1, line.size());  // npos + 1 == 0
   line.remove_prefix(command_at);
   line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
   const std::size_t last_blank = line.find_last_of(' ');
@@ -207,8 +225,8 @@ std::vector<std::string> Shell::completions(std::string_view line) {
     }
   } else if (spec != nullptr) {
     const std::string_view before = line.substr(0, last_blank);
-    const bool tree_wanted = before.ends_with(" -t") || before.ends_with(" --tree") || spec->name == "drop" ||
-                             spec->name == "tree" || spec->name == "dump";
+    const bool tree_wanted = before.ends_with(" -t") || before.ends_with(" --tree") ||
+                             spec->name == "drop" || spec->name == "tree" || spec->name == "dump";
     const auto names = tree_wanted ? db_.tree_names() : Result<std::vector<std::string>>();
     if (names) {
       for (const std::string& name : *names) offer(format_word(name));
@@ -223,7 +241,10 @@ Result<int> Shell::help(const Arguments& a) {
     const CommandSpec* spec = find_command(a.positional[0].text);
     if (spec == nullptr) return fail(Code::invalid_argument, "no such command; try: help");
     if (config_.json) {
-      row({{"command", spec->name}, {"aliases", spec->aliases}, {"usage", spec->usage}, {"help", spec->help}});
+      row({{"command", spec->name},
+           {"aliases", spec->aliases},
+           {"usage", spec->usage},
+           {"help", spec->help}});
       return kExitOk;
     }
     print(fmt::format("{} {}\n  {}{}{}{}\n", spec->name, spec->usage, spec->help,
@@ -241,11 +262,14 @@ Result<int> Shell::help(const Arguments& a) {
   Table table({{"command"}, {"what it does"}});
   for (const CommandSpec& c : kCommands) {
     if (c.run == nullptr) continue;
-    table.add({fmt::format("{}{}{} {}", c.name, c.aliases.empty() ? "" : "|", c.aliases, c.usage), std::string(c.help)});
+    table.add({fmt::format("{}{}{} {}", c.name, c.aliases.empty() ? "" : "|", c.aliases, c.usage),
+               std::string(c.help)});
   }
   print(table.render(config_.palette));
-  print("\nBytes: word, \"text\\x00\\n\", 0x6b6579, b64:a2V5, @file. Commands are separated by ; or a new line;\n"
-        "!1 COMMAND expects exit code 1. Writing needs kvsh --rw.\n");
+  print(
+      "\nBytes: word, \"text\\x00\\n\", 0x6b6579, b64:a2V5, @file. Commands are separated by ; or "
+      "a new line;\n"
+      "!1 COMMAND expects exit code 1. Writing needs kvsh --rw.\n");
   return kExitOk;
 }
 

@@ -32,9 +32,12 @@ struct Arguments {
   [[nodiscard]] bool has(std::string_view option) const { return options.contains(option); }
   [[nodiscard]] std::optional<std::string_view> raw(std::string_view option) const;
   /// Positional `i` / option value as bytes.
-  [[nodiscard]] Result<std::string> bytes(std::size_t i) const { return to_bytes(positional[i].text); }
+  [[nodiscard]] Result<std::string> bytes(std::size_t i) const {
+    return to_bytes(positional[i].text);
+  }
   [[nodiscard]] Result<std::string> bytes(std::string_view option) const;
-  [[nodiscard]] Result<std::uint64_t> number(std::string_view option, std::uint64_t otherwise) const;
+  [[nodiscard]] Result<std::uint64_t> number(std::string_view option,
+                                             std::uint64_t otherwise) const;
 
  private:
   static Result<std::string> to_bytes(std::string_view text);
@@ -56,7 +59,8 @@ struct CommandSpec {
 /// By name or alias; null when there is none.
 [[nodiscard]] const CommandSpec* find_command(std::string_view name);
 /// Sorts words into positional arguments and options by the command's spec.
-[[nodiscard]] Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word> words);
+[[nodiscard]] Result<Arguments> parse_arguments(const CommandSpec& spec,
+                                                std::span<const Word> words);
 
 struct ShellConfig {
   bool json = false;
@@ -70,7 +74,8 @@ struct ShellConfig {
 
 class Shell {
  public:
-  Shell(Database database, ShellConfig config) : db_(std::move(database)), config_(std::move(config)) {}
+  Shell(Database database, ShellConfig config)
+      : db_(std::move(database)), config_(std::move(config)) {}
 
   /// Runs all commands; stops at the first that ends with another exit code than expected.
   int run_script(std::string_view text);

@@ -85,7 +85,10 @@ Result<int> Shell::get(const Arguments& a) {
   }
   if (!lsn) return std::unexpected(lsn.error());
   if (config_.json) {
-    row({{"tree", format_bytes(tree->name())}, {"key", format_bytes(key)}, {"value", format_bytes(value)}, {"lsn", *lsn}});
+    row({{"tree", format_bytes(tree->name())},
+         {"key", format_bytes(key)},
+         {"value", format_bytes(value)},
+         {"lsn", *lsn}});
   } else {
     print(format_word(value) + '\n');
   }
@@ -99,8 +102,9 @@ Result<int> Shell::written(const Arguments& a, std::size_t key_index, Result<Lsn
   if (!lsn) {
     ErrorDetail detail = lsn.error().detail();
     if (detail.what.empty()) {
-      detail.what = lsn.error() == Code::key_exists ? "the key exists"
-                    : lsn.error() == Code::not_found ? "no such key" : std::string(code_name(lsn.error().code()));
+      detail.what = lsn.error() == Code::key_exists  ? "the key exists"
+                    : lsn.error() == Code::not_found ? "no such key"
+                                                     : std::string(code_name(lsn.error().code()));
     }
     detail.tree = tree;
     detail.key = key.substr(0, kMaxKeyBytes);
@@ -121,7 +125,9 @@ Result<int> Shell::put(const Arguments& a) {
   KESSAI_ASSIGN(key, a.bytes(0));
   KESSAI_ASSIGN(value, a.bytes(1));
   KESSAI_ASSIGN(tree, target(a));
-  if (!tree) return fail_in_tree(Code::tree_not_found, "the tree does not exist yet: create it outside the transaction", "main");
+  if (!tree)
+    return fail_in_tree(Code::tree_not_found,
+                        "the tree does not exist yet: create it outside the transaction", "main");
   if (!txn_) return written(a, 0, db_.put(*tree, key, value));
   return written(a, 0, uncommitted(txn_->put(*tree, key, value)));
 }
@@ -131,7 +137,9 @@ Result<int> Shell::insert(const Arguments& a) {
   KESSAI_ASSIGN(key, a.bytes(0));
   KESSAI_ASSIGN(value, a.bytes(1));
   KESSAI_ASSIGN(tree, target(a));
-  if (!tree) return fail_in_tree(Code::tree_not_found, "the tree does not exist yet: create it outside the transaction", "main");
+  if (!tree)
+    return fail_in_tree(Code::tree_not_found,
+                        "the tree does not exist yet: create it outside the transaction", "main");
   if (!txn_) return written(a, 0, db_.insert(*tree, key, value));
   return written(a, 0, uncommitted(txn_->insert(*tree, key, value)));
 }
@@ -148,7 +156,8 @@ Result<int> Shell::del(const Arguments& a) {
 Result<Range> Shell::range_of(const Arguments& a) const {
   Range range;
   if (a.has("--prefix")) {
-    if (!a.positional.empty()) return fail(Code::invalid_argument, "either FROM and TO, or --prefix");
+    if (!a.positional.empty())
+      return fail(Code::invalid_argument, "either FROM and TO, or --prefix");
     KESSAI_ASSIGN(prefix, a.bytes("--prefix"));
     return Range::prefix(prefix, a.has("--reverse"));
   }
@@ -186,7 +195,9 @@ Result<int> Shell::scan(const Arguments& a) {
     --left;
     if (interrupted()) return fail(Code::interrupted);
     if (config_.json) {
-      row({{"key", format_bytes(cursor.key())}, {"value", format_bytes(cursor.value())}, {"lsn", cursor.lsn()}});
+      row({{"key", format_bytes(cursor.key())},
+           {"value", format_bytes(cursor.value())},
+           {"lsn", cursor.lsn()}});
       continue;
     }
     rows.emplace_back(format_word(cursor.key()), format_word(cursor.value()));
@@ -330,7 +341,9 @@ Result<int> Shell::dump(const Arguments& a) {
     Cursor cursor = (own ? *own : *txn_).scan(tree, {});
     while (cursor.next()) {
       if (interrupted()) return fail(Code::interrupted);
-      row({{"tree", shown}, {"key", format_bytes(cursor.key())}, {"value", format_bytes(cursor.value())}});
+      row({{"tree", shown},
+           {"key", format_bytes(cursor.key())},
+           {"value", format_bytes(cursor.value())}});
     }
     KESSAI_TRY(cursor.status());
   }
@@ -345,14 +358,16 @@ struct Row {
 };
 
 // A file of JSON lines; calls `fn` for each row, stops at the first error and names file and line.
-Result<std::uint64_t> for_each_row(const std::string& path, const std::function<Result<void>(Row&&)>& fn) {
+Result<std::uint64_t> for_each_row(const std::string& path,
+                                   const std::function<Result<void>(Row&&)>& fn) {
   const auto failed = [&](Code code, std::string what, int os_error = 0) {
     ErrorDetail detail;
     detail.what = std::move(what);
     detail.path = path;
     return fail(code, std::move(detail), os_error);
   };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
+                                                             &std::fclose);
   if (!file) return failed(Code::invalid_argument, std::strerror(errno), errno);
   char* buffer = nullptr;
   std::size_t capacity = 0;
@@ -365,19 +380,25 @@ Result<std::uint64_t> for_each_row(const std::string& path, const std::function<
     const auto text = [&](const char* name) -> Result<std::string> {
       const auto it = object.find(name);
       if (it == object.end() || !it->is_string()) {
-        return failed(Code::invalid_argument, fmt::format("line {}: \"{}\" is missing", lines, name));
+        return failed(Code::invalid_argument,
+                      fmt::format("line {}: \"{}\" is missing", lines, name));
       }
       auto bytes = parse_bytes(it->get_ref<const std::string&>());
-      if (!bytes) return failed(Code::invalid_argument, fmt::format("line {}: {}: {}", lines, name, bytes.error().detail().what));
+      if (!bytes)
+        return failed(Code::invalid_argument,
+                      fmt::format("line {}: {}: {}", lines, name, bytes.error().detail().what));
       return bytes;
     };
     status = [&]() -> Result<void> {
-      if (!object.is_object()) return failed(Code::invalid_argument, fmt::format("line {}: not a JSON object", lines));
+      if (!object.is_object())
+        return failed(Code::invalid_argument, fmt::format("line {}: not a JSON object", lines));
       KESSAI_ASSIGN(tree, text("tree"));
       KESSAI_ASSIGN(key, text("key"));
       KESSAI_ASSIGN(value, text("value"));
-      if (tree.empty() || tree.size() > kMaxTreeNameBytes || key.size() > kMaxKeyBytes || value.size() > kMaxValueBytes) {
-        return failed(Code::invalid_argument, fmt::format("line {}: tree name, key or value out of limits", lines));
+      if (tree.empty() || tree.size() > kMaxTreeNameBytes || key.size() > kMaxKeyBytes ||
+          value.size() > kMaxValueBytes) {
+        return failed(Code::invalid_argument,
+                      fmt::format("line {}: tree name, key or value out of limits", lines));
       }
       ++rows;
       return fn({std::move(tree), std::move(key), std::move(value)});

@@ -73,15 +73,26 @@ constexpr Counter kCounters[] = {
 Result<int> Shell::trees(const Arguments&) {
   KESSAI_ASSIGN(names, db_.tree_names());
   using enum Table::Align;
-  Table table({{"tree"}, {"id", right}, {"records", right}, {"pages", right}, {"depth", right}, {"fill", right}});
+  Table table({{"tree"},
+               {"id", right},
+               {"records", right},
+               {"pages", right},
+               {"depth", right},
+               {"fill", right}});
   for (const std::string& name : names) {
     if (interrupted()) return fail(Code::interrupted);
     KESSAI_ASSIGN(tree, db_.tree(name));
     KESSAI_ASSIGN(t, db_.tree_info(tree));
     if (config_.json) {
-      row({{"tree", format_bytes(t.name)}, {"id", t.id}, {"records", t.records}, {"pages", t.pages}, {"depth", t.depth}, {"fill", t.fill}});
+      row({{"tree", format_bytes(t.name)},
+           {"id", t.id},
+           {"records", t.records},
+           {"pages", t.pages},
+           {"depth", t.depth},
+           {"fill", t.fill}});
     } else {
-      table.add({format_word(t.name), std::to_string(t.id), grouped(t.records), grouped(t.pages), std::to_string(t.depth), percent(t.fill)});
+      table.add({format_word(t.name), std::to_string(t.id), grouped(t.records), grouped(t.pages),
+                 std::to_string(t.depth), percent(t.fill)});
     }
   }
   if (!config_.json) print(table.render(config_.palette));
@@ -91,9 +102,16 @@ Result<int> Shell::trees(const Arguments&) {
 Result<int> Shell::info(const Arguments&) {
   const StoreInfo s = db_.info();
   if (config_.json) {
-    Json object = {{"format", s.format}, {"store_id", s.store_id}, {"mode", s.mode}, {"page_size", s.page_size},
-                   {"pages", s.pages}, {"free_pages", s.free_pages}, {"last_checkpoint_lsn", s.last_checkpoint_lsn},
-                   {"durable_lsn", s.durable_lsn}, {"wal_bytes", s.wal_bytes}, {"redo_bytes", s.redo_bytes},
+    Json object = {{"format", s.format},
+                   {"store_id", s.store_id},
+                   {"mode", s.mode},
+                   {"page_size", s.page_size},
+                   {"pages", s.pages},
+                   {"free_pages", s.free_pages},
+                   {"last_checkpoint_lsn", s.last_checkpoint_lsn},
+                   {"durable_lsn", s.durable_lsn},
+                   {"wal_bytes", s.wal_bytes},
+                   {"redo_bytes", s.redo_bytes},
                    {"clean", s.clean}};
     object["tail_cut_at"] = s.tail_cut_at ? Json(*s.tail_cut_at) : Json();
     object["io_backend"] = s.io_backend;
@@ -103,13 +121,15 @@ Result<int> Shell::info(const Arguments&) {
   print(render_fields({
       {"store", s.store_id},
       {"format", fmt::format("{} ({})", s.format, s.mode)},
-      {"pages", fmt::format("{} of {}, {} free ({})", grouped(s.pages), human_bytes(s.page_size), grouped(s.free_pages),
-                            human_bytes(s.pages * s.page_size))},
+      {"pages", fmt::format("{} of {}, {} free ({})", grouped(s.pages), human_bytes(s.page_size),
+                            grouped(s.free_pages), human_bytes(s.pages * s.page_size))},
       {"last checkpoint", fmt::format("lsn {}", s.last_checkpoint_lsn)},
       {"durable", fmt::format("lsn {}", s.durable_lsn)},
-      {"log", fmt::format("{}, of which a crash now would replay {}", human_bytes(s.wal_bytes), human_bytes(s.redo_bytes))},
+      {"log", fmt::format("{}, of which a crash now would replay {}", human_bytes(s.wal_bytes),
+                          human_bytes(s.redo_bytes))},
       {"closed cleanly", s.clean ? "yes" : "no, recovered by this open"},
-      {"torn tail", s.tail_cut_at ? fmt::format("cut at lsn {}", *s.tail_cut_at) : std::string("none")},
+      {"torn tail",
+       s.tail_cut_at ? fmt::format("cut at lsn {}", *s.tail_cut_at) : std::string("none")},
       {"io", s.io_backend},
   }));
   return kExitOk;
@@ -139,18 +159,26 @@ Result<int> Shell::check(const Arguments&) {
   if (config_.json) {
     Json damage = Json::array();
     for (const Damage& d : c.damage) {
-      damage.push_back({{"file", printable(d.file)}, {"offset", d.offset}, {"page", d.page}, {"what", printable(d.what)}});
+      damage.push_back({{"file", printable(d.file)},
+                        {"offset", d.offset},
+                        {"page", d.page},
+                        {"what", printable(d.what)}});
     }
-    row({{"ok", c.ok}, {"pages_checked", c.pages_checked}, {"trees", c.trees}, {"records", c.records}, {"damage", damage}});
+    row({{"ok", c.ok},
+         {"pages_checked", c.pages_checked},
+         {"trees", c.trees},
+         {"records", c.records},
+         {"damage", damage}});
     return c.ok ? kExitOk : kExitDamage;
   }
-  print(fmt::format("{}{}{}: {} pages, {} trees, {} records\n", c.ok ? config_.palette.good : config_.palette.bad,
-                    c.ok ? "good" : "DAMAGED", config_.palette.reset, grouped(c.pages_checked), c.trees,
-                    grouped(c.records)));
+  print(fmt::format("{}{}{}: {} pages, {} trees, {} records\n",
+                    c.ok ? config_.palette.good : config_.palette.bad, c.ok ? "good" : "DAMAGED",
+                    config_.palette.reset, grouped(c.pages_checked), c.trees, grouped(c.records)));
   using enum Table::Align;
   Table table({{"file"}, {"offset", right}, {"page", right}, {"what"}});
   for (const Damage& d : c.damage) {
-    table.add({printable(d.file), std::to_string(d.offset), std::to_string(d.page), printable(d.what)});
+    table.add(
+        {printable(d.file), std::to_string(d.offset), std::to_string(d.page), printable(d.what)});
   }
   if (!table.empty()) print(table.render(config_.palette));
   return c.ok ? kExitOk : kExitDamage;
@@ -170,16 +198,25 @@ Result<int> Shell::tree(const Arguments& a) {
   }
   if (config_.json) {
     for (const TreeNode& n : nodes) {
-      row({{"page", n.page}, {"level", n.level}, {"parent", n.parent}, {"entries", n.entries}, {"fill", n.fill},
+      row({{"page", n.page},
+           {"level", n.level},
+           {"parent", n.parent},
+           {"entries", n.entries},
+           {"fill", n.fill},
            {"first_key", format_bytes(n.first_key)}});
     }
-    row({{"summary", true}, {"tree", format_bytes(t.name)}, {"id", t.id}, {"records", t.records}, {"pages", t.pages},
-         {"depth", t.depth}, {"fill", t.fill}});
+    row({{"summary", true},
+         {"tree", format_bytes(t.name)},
+         {"id", t.id},
+         {"records", t.records},
+         {"pages", t.pages},
+         {"depth", t.depth},
+         {"fill", t.fill}});
     return kExitOk;
   }
-  print(fmt::format("{}{}{} (id {}): {} records, {} pages, depth {}, leaves {} full\n", config_.palette.bold,
-                    format_word(t.name), config_.palette.reset, t.id, grouped(t.records), grouped(t.pages), t.depth,
-                    percent(t.fill)));
+  print(fmt::format("{}{}{} (id {}): {} records, {} pages, depth {}, leaves {} full\n",
+                    config_.palette.bold, format_word(t.name), config_.palette.reset, t.id,
+                    grouped(t.records), grouped(t.pages), t.depth, percent(t.fill)));
   using enum Table::Align;
   Table table({{"level"}, {"pages", right}, {"entries", right}, {"fill", right}});
   std::array<std::uint64_t, 10> leaves{};
@@ -193,13 +230,15 @@ Result<int> Shell::tree(const Arguments& a) {
       ++pages;
       entries += n.entries;
       fill += n.fill;
-      if (level == 0) ++leaves[std::min<std::size_t>(9, static_cast<std::size_t>(std::max(0.0, n.fill) * 10))];
+      if (level == 0)
+        ++leaves[std::min<std::size_t>(9, static_cast<std::size_t>(std::max(0.0, n.fill) * 10))];
     }
     table.add({level == 0 ? "leaves" : fmt::format("{}", level), grouped(pages), grouped(entries),
                percent(pages == 0 ? 0 : fill / static_cast<double>(pages))});
   }
   print(table.render(config_.palette));
-  const std::uint64_t widest = std::max<std::uint64_t>(1, *std::max_element(leaves.begin(), leaves.end()));
+  const std::uint64_t widest =
+      std::max<std::uint64_t>(1, *std::max_element(leaves.begin(), leaves.end()));
   print("leaves by fill\n");
   for (std::size_t i = 0; i < leaves.size(); ++i) {
     const std::string bar(static_cast<std::size_t>((leaves[i] * 40 + widest - 1) / widest), '#');
@@ -230,15 +269,16 @@ void Shell::draw_dot(std::string_view name, const std::vector<TreeNode>& nodes) 
   const auto escaped = [](std::string_view s) {
     std::string out;
     for (const char c : shortened(format_bytes(s))) {
-      if (c == '"' || c == '\\' || c == '{' || c == '}' || c == '|' || c == '<' || c == '>') out += '\\';
+      if (c == '"' || c == '\\' || c == '{' || c == '}' || c == '|' || c == '<' || c == '>')
+        out += '\\';
       out += c;
     }
     return out;
   };
   std::string out = fmt::format("digraph \"{}\" {{\n  node [shape=record];\n", escaped(name));
   for (const TreeNode& n : nodes) {
-    out += fmt::format("  p{} [label=\"{{page {}|{} entries, {}|{}}}\"];\n", n.page, n.page, n.entries, percent(n.fill),
-                       escaped(n.first_key));
+    out += fmt::format("  p{} [label=\"{{page {}|{} entries, {}|{}}}\"];\n", n.page, n.page,
+                       n.entries, percent(n.fill), escaped(n.first_key));
     if (n.parent != 0) out += fmt::format("  p{} -> p{};\n", n.parent, n.page);
   }
   out += "}\n";
@@ -267,8 +307,15 @@ Result<int> Shell::page(const Arguments& a) {
       }
       entries.push_back(std::move(entry));
     }
-    Json object = {{"page", p.page}, {"type", p.type}, {"tree", p.tree}, {"level", p.level}, {"page_lsn", p.page_lsn},
-                   {"max_ts", p.max_ts}, {"slot", p.slot}, {"dirty", p.dirty}, {"free_bytes", p.free_bytes},
+    Json object = {{"page", p.page},
+                   {"type", p.type},
+                   {"tree", p.tree},
+                   {"level", p.level},
+                   {"page_lsn", p.page_lsn},
+                   {"max_ts", p.max_ts},
+                   {"slot", p.slot},
+                   {"dirty", p.dirty},
+                   {"free_bytes", p.free_bytes},
                    {"low_fence", format_bytes(p.low_fence)}};
     object["high_fence"] = p.has_high_fence ? Json(format_bytes(p.high_fence)) : Json();
     object["entries"] = std::move(entries);
@@ -293,7 +340,8 @@ Result<int> Shell::page(const Arguments& a) {
     if (!leaf) {
       table.add({std::to_string(i), key, std::to_string(e.child)});
     } else {
-      const std::string value = e.ghost ? "(deleted)" : e.overflow_bytes != 0
+      const std::string value = e.ghost ? "(deleted)"
+                                : e.overflow_bytes != 0
                                     ? fmt::format("(overflow, {})", human_bytes(e.overflow_bytes))
                                     : shortened(format_word(e.value));
       table.add({std::to_string(i), key, std::to_string(e.lsn), value});
@@ -315,7 +363,8 @@ Result<int> Shell::wal(const Arguments& a) {
   for (const char* option : {"--tree", "-t"}) {
     if (!a.has(option)) continue;
     KESSAI_ASSIGN(name, a.bytes(option));
-    if (std::find(all.begin(), all.end(), name) == all.end()) return fail(Code::tree_not_found, "no such tree");
+    if (std::find(all.begin(), all.end(), name) == all.end())
+      return fail(Code::tree_not_found, "no such tree");
     only_tree = std::move(name);
   }
   if (a.has("--key")) {
@@ -338,14 +387,23 @@ Result<int> Shell::wal(const Arguments& a) {
     if (config_.json) {
       Json ops = Json::array();
       for (const WalRecord::Op& op : r.ops) {
-        ops.push_back({{"tree", format_bytes(name_of(op.tree))}, {"op", op.op}, {"key", format_bytes(op.key)}, {"value_bytes", op.value_bytes}});
+        ops.push_back({{"tree", format_bytes(name_of(op.tree))},
+                       {"op", op.op},
+                       {"key", format_bytes(op.key)},
+                       {"value_bytes", op.value_bytes}});
       }
-      row({{"lsn", r.lsn}, {"generation", r.generation}, {"kind", r.kind}, {"bytes", r.bytes}, {"ops", ops}});
+      row({{"lsn", r.lsn},
+           {"generation", r.generation},
+           {"kind", r.kind},
+           {"bytes", r.bytes},
+           {"ops", ops}});
       return;
     }
-    print(fmt::format("{:>12}  gen {}  {:<6}  {:>6} bytes\n", r.lsn, r.generation, r.kind, grouped(r.bytes)));
+    print(fmt::format("{:>12}  gen {}  {:<6}  {:>6} bytes\n", r.lsn, r.generation, r.kind,
+                      grouped(r.bytes)));
     for (const WalRecord::Op& op : r.ops) {
-      print(fmt::format("{:14}{} {} {}{}\n", "", op.op, format_word(name_of(op.tree)), shortened(format_word(op.key)),
+      print(fmt::format("{:14}{} {} {}{}\n", "", op.op, format_word(name_of(op.tree)),
+                        shortened(format_word(op.key)),
                         op.op == "put" ? fmt::format(" ({} bytes)", op.value_bytes) : ""));
     }
   };

@@ -14,10 +14,14 @@ namespace {
 std::string milli(std::string_view text) {
   Milli out = 0;
   switch (parse_milli(text, out)) {
-    case MoneyError::none: return std::to_string(out);
-    case MoneyError::not_a_number: return "not a number";
-    case MoneyError::too_many_decimals: return "too many decimals";
-    case MoneyError::too_large: return "too large";
+    case MoneyError::none:
+      return std::to_string(out);
+    case MoneyError::not_a_number:
+      return "not a number";
+    case MoneyError::too_many_decimals:
+      return "too many decimals";
+    case MoneyError::too_large:
+      return "too large";
   }
   return "?";
 }
@@ -38,7 +42,8 @@ TEST(Money, RefusesWhatIsNotExact) {
   EXPECT_EQ(milli("1.2340"), "too many decimals");
   EXPECT_EQ(milli("9223372036854775.808"), "too large");
   EXPECT_EQ(milli("99999999999999999999999"), "too large");
-  for (const char* text : {"", "-", ".", "1.", ".5", "+1", "1e3", " 1", "1 ", "1,5", "--1", "0x1", "1.2.3", "nan", "1.23x4"}) {
+  for (const char* text : {"", "-", ".", "1.", ".5", "+1", "1e3", " 1", "1 ", "1,5", "--1", "0x1",
+                           "1.2.3", "nan", "1.23x4"}) {
     EXPECT_EQ(milli(text), "not a number") << text;
   }
 }
@@ -67,9 +72,10 @@ TEST(Dates, ReadAndPrintUtc) {
   EXPECT_EQ(format_time(-1), "1969-12-31T23:59:59.999999Z");
   EXPECT_EQ(day_of(-1), -1);
   EXPECT_EQ(format_day(*parse_day("2011-05-31")), "2011-05-31");
-  for (const char* text : {"", "2010-12-01", "2010-13-01 00:00:00", "2011-02-29 00:00:00", "2010-12-01 24:00:00",
-                           "2010-12-01 08:60:00", "2010-12-01 08:26:60", "2010-12-01 08:26:00Z", "12/1/2010 8:26",
-                           "2010-12-01  08:26:00", "2010-12-01 8:26:00", "1969-12-31 00:00:00", "2010-12-01 08:26:"}) {
+  for (const char* text :
+       {"", "2010-12-01", "2010-13-01 00:00:00", "2011-02-29 00:00:00", "2010-12-01 24:00:00",
+        "2010-12-01 08:60:00", "2010-12-01 08:26:60", "2010-12-01 08:26:00Z", "12/1/2010 8:26",
+        "2010-12-01  08:26:00", "2010-12-01 8:26:00", "1969-12-31 00:00:00", "2010-12-01 08:26:"}) {
     EXPECT_EQ(parse_time(text), std::nullopt) << text;
   }
   EXPECT_EQ(parse_day("2010-12-01 "), std::nullopt);
@@ -82,7 +88,9 @@ TEST(RequestId, IsTheUnseededHashInFrontOfTheOriginal) {
   EXPECT_EQ(original_id_of(row_key("C536379")), "C536379");
   EXPECT_EQ(row_key("536365").size(), 14u);
   EXPECT_EQ(original_id_of("536365"), "");
-  EXPECT_EQ(original_id_of("\x01\x02\x03\x04\x05\x06\x07\x08" "536365"), "");
+  EXPECT_EQ(original_id_of("\x01\x02\x03\x04\x05\x06\x07\x08"
+                           "536365"),
+            "");
 }
 
 TEST(RequestId, TellsKindsByPrefix) {

@@ -64,8 +64,9 @@ TEST(Bytes, ReadsTheFiveForms) {
 
 // Goal: a form that is begun but not finished is an error, never some other value.
 TEST(Bytes, RefusesBrokenForms) {
-  for (const char* text : {"0x6", "0x6g", "0x 6b", "b64:a", "b64:a2V!", "b64:a2V=x", "b64:a2W", "\"open", "\"a\"b",
-                           "\"\\q\"", "\"\\x1\"", "\"\\x\"", "\"\\x1g\"", "\"\\\"", "\"", "@", "@/no/such/file"}) {
+  for (const char* text :
+       {"0x6", "0x6g", "0x 6b", "b64:a", "b64:a2V!", "b64:a2V=x", "b64:a2W", "\"open", "\"a\"b",
+        "\"\\q\"", "\"\\x1\"", "\"\\x\"", "\"\\x1g\"", "\"\\\"", "\"", "@", "@/no/such/file"}) {
     EXPECT_FALSE(parse_bytes(text)) << text;
   }
 }
@@ -88,7 +89,8 @@ TEST(Bytes, ReadsAFileAndBoundsIt) {
 
 // Goal: harmless text stays readable, everything else becomes hex.
 TEST(Bytes, PrintsTextAsItselfOnlyWhenHarmless) {
-  for (const char* text : {"word", "two words", "536365", "-5", "a'b", "back\\slash", "\xc3\xa9t\xc3\xa9", "\xe6\xb1\xba\xe6\xb8\x88", "b6:", "x.", ""}) {
+  for (const char* text : {"word", "two words", "536365", "-5", "a'b", "back\\slash",
+                           "\xc3\xa9t\xc3\xa9", "\xe6\xb1\xba\xe6\xb8\x88", "b6:", "x.", ""}) {
     EXPECT_EQ(format_bytes(text), text);
   }
   EXPECT_EQ(format_bytes(" a"), "0x2061");
@@ -103,11 +105,30 @@ TEST(Bytes, PrintsTextAsItselfOnlyWhenHarmless) {
 
 // Goal: text that could steer a terminal or fool an eye never gets out as itself.
 TEST(Bytes, HidesControlsBidiAndBrokenUtf8) {
-  for (const char* text : {
-           "\x7f", "\xc2\x80", "\xc2\x9b" "31m", "\xc2\x85", "\xc2\xa0", "\xc2\xad",         // DEL, C1, NBSP, SHY
-           "\xe2\x80\xae", "\xe2\x80\x8f", "\xe2\x81\xa6", "\xe2\x80\x8b", "\xe2\x80\xa8",   // bidi, ZWSP, LS
-           "\xd8\x9c", "\xef\xbb\xbf", "\xef\xbf\xbe", "\xf3\xa0\x81\x81", "\xe3\x80\x80",  // ALM, BOM, nonchar, tag
-           "\xc0\xaf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc3", "\xff", "\xe2\x82"}) {
+  for (const char* text : {"\x7f",
+                           "\xc2\x80",
+                           "\xc2\x9b"
+                           "31m",
+                           "\xc2\x85",
+                           "\xc2\xa0",
+                           "\xc2\xad",  // DEL, C1, NBSP, SHY
+                           "\xe2\x80\xae",
+                           "\xe2\x80\x8f",
+                           "\xe2\x81\xa6",
+                           "\xe2\x80\x8b",
+                           "\xe2\x80\xa8",  // bidi, ZWSP, LS
+                           "\xd8\x9c",
+                           "\xef\xbb\xbf",
+                           "\xef\xbf\xbe",
+                           "\xf3\xa0\x81\x81",
+                           "\xe3\x80\x80",  // ALM, BOM, nonchar, tag
+                           "\xc0\xaf",
+                           "\xe0\x80\xaf",
+                           "\xed\xa0\x80",
+                           "\xf4\x90\x80\x80",
+                           "\xc3",
+                           "\xff",
+                           "\xe2\x82"}) {
     EXPECT_TRUE(format_bytes(text).starts_with("0x")) << text;
     EXPECT_EQ(printable(text).find(text), std::string::npos);
     expect_safe(printable(text));
@@ -130,7 +151,8 @@ TEST(Bytes, RoundTripsEveryByteAndLength) {
     for (int b = 0; b < 256; ++b) expect_round_trip(one + static_cast<char>(b));
     if (HasFailure()) break;
   }
-  for (const char* text : {"!1", "@2", "#", ";", "a;b", "-t", "--limit", "a b", "\\", "a b\\", "\"", "x#", " ", "  ", "\\x00", "get"}) {
+  for (const char* text : {"!1", "@2", "#", ";", "a;b", "-t", "--limit", "a b", "\\", "a b\\", "\"",
+                           "x#", " ", "  ", "\\x00", "get"}) {
     expect_round_trip(text);
   }
   io::SeededRandom random(test_seed());
@@ -146,10 +168,12 @@ TEST(Bytes, RoundTripsEveryByteAndLength) {
 // Goal: input never crashes and errors never carry raw bytes. Method: random text over the grammar.
 TEST(Bytes, ReadsRandomInputWithoutHarm) {
   io::SeededRandom random(test_seed());
-  constexpr std::string_view kPieces[] = {"\"", "\\", "x", "0x", "b64:", "0", "a", "F", "=", " ", "\n", "\xff", ";", "!", "\\x4"};
+  constexpr std::string_view kPieces[] = {"\"", "\\", "x",  "0x",   "b64:", "0", "a",   "F",
+                                          "=",  " ",  "\n", "\xff", ";",    "!", "\\x4"};
   for (int i = 0; i < 20000; ++i) {
     std::string text;
-    for (std::uint64_t n = random.below(8); n-- > 0;) text += kPieces[random.below(std::size(kPieces))];
+    for (std::uint64_t n = random.below(8); n-- > 0;)
+      text += kPieces[random.below(std::size(kPieces))];
     const auto bytes = parse_bytes(text);
     if (bytes) expect_round_trip(*bytes);
     if (!bytes) expect_safe(bytes.error().detail().what);

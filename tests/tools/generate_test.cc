@@ -52,9 +52,12 @@ TEST_F(Generate, TellsTheSumsOfItsFiles) {
       EXPECT_TRUE(ids.insert(i.request.original_id).second);
       ++read.requests;
       read.total += i.request.amount;
-      if (i.request.kind == payments::Kind::payment) ++read.payments, read.sum_payments += i.request.amount;
-      if (i.request.kind == payments::Kind::cancellation) ++read.cancellations, read.sum_cancellations += i.request.amount;
-      if (i.request.kind == payments::Kind::adjustment) ++read.adjustments, read.sum_adjustments += i.request.amount;
+      if (i.request.kind == payments::Kind::payment)
+        ++read.payments, read.sum_payments += i.request.amount;
+      if (i.request.kind == payments::Kind::cancellation)
+        ++read.cancellations, read.sum_cancellations += i.request.amount;
+      if (i.request.kind == payments::Kind::adjustment)
+        ++read.adjustments, read.sum_adjustments += i.request.amount;
     }
   }
   EXPECT_EQ(lines, made->lines);
@@ -77,7 +80,8 @@ TEST_F(Generate, IsHardDeterministicAndCareful) {
   const std::string a = slurp(dir_ + "/a/2010-12-01.csv");
   EXPECT_EQ(a, slurp(dir_ + "/b/2010-12-01.csv"));
   EXPECT_NE(a, slurp(dir_ + "/c/2010-12-01.csv"));
-  for (const char* hard : {"\"\"", "\nSET OF", "\xa3", ",,United", ",0.0,", "\nC6", "\nA6", "Adjust bad debt,1,"}) {
+  for (const char* hard :
+       {"\"\"", "\nSET OF", "\xa3", ",,United", ",0.0,", "\nC6", "\nA6", "Adjust bad debt,1,"}) {
     EXPECT_NE(a.find(hard), a.npos) << hard;
   }
   const auto again = generate_invoices(dir_ + "/a", {.seed = 5});

@@ -10,16 +10,23 @@ namespace {
 
 const std::string kKvpay = KESSAI_KVPAY;
 const std::string kKvsh = KESSAI_KVSH;
-constexpr std::string_view kHeader = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n";
+constexpr std::string_view kHeader =
+    "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n";
 
 std::string line(std::string_view id, std::string_view quantity, std::string_view price) {
-  return std::string(id).append(",S,D,").append(quantity).append(",2010-12-01 08:26:00,").append(price).append(",17850.0,UK\n");
+  return std::string(id)
+      .append(",S,D,")
+      .append(quantity)
+      .append(",2010-12-01 08:26:00,")
+      .append(price)
+      .append(",17850.0,UK\n");
 }
 
 std::uint64_t now_ms() {
   timespec t{};
   clock_gettime(CLOCK_MONOTONIC, &t);
-  return static_cast<std::uint64_t>(t.tv_sec) * 1000 + static_cast<std::uint64_t>(t.tv_nsec) / 1'000'000;
+  return static_cast<std::uint64_t>(t.tv_sec) * 1000 +
+         static_cast<std::uint64_t>(t.tv_nsec) / 1'000'000;
 }
 
 class Kvpay : public ::testing::Test {
@@ -27,9 +34,14 @@ class Kvpay : public ::testing::Test {
   Ran replay(const std::string& store, const std::string& input, const std::string& threads = "2") {
     return run({kKvpay, "replay", store, input, "--threads", threads, "--json"}, scratch_);
   }
-  Json totals(const std::string& store) { return run({kKvpay, "totals", store, "--json"}, scratch_).row(); }
+  Json totals(const std::string& store) {
+    return run({kKvpay, "totals", store, "--json"}, scratch_).row();
+  }
   Json generate(const std::string& folder, int days) {
-    return run({kKvpay, "generate", folder, "--days", std::to_string(days), "--seed", "42", "--json"}, scratch_).row();
+    return run({kKvpay, "generate", folder, "--days", std::to_string(days), "--seed", "42",
+                "--json"},
+               scratch_)
+        .row();
   }
   // A file of the rows below the header.
   std::string file(std::string_view rows, const char* name = "invoices.csv") {
@@ -53,14 +65,17 @@ class Kvpay : public ::testing::Test {
     for (int i = 0; i < kills; ++i) {
       const std::string store = scratch_ / ("store" + std::to_string(i));
       const auto moment = static_cast<int>(random.below(duration));
-      SCOPED_TRACE("kill " + std::to_string(i) + " after " + std::to_string(moment) + " of " + std::to_string(duration) + " ms");
+      SCOPED_TRACE("kill " + std::to_string(i) + " after " + std::to_string(moment) + " of " +
+                   std::to_string(duration) + " ms");
       {
         Process importer({kKvpay, "replay", store, input, "--threads", "4", "--json"}, scratch_);
         if (!importer.ended_within(moment)) killed += importer.kill_now() ? 1 : 0;
       }
       const Ran again = replay(store, input, "4");
       ASSERT_EQ(again.code, 0) << again.err;
-      EXPECT_EQ(again.row()["accepted"].get<std::uint64_t>() + again.row()["already_done"].get<std::uint64_t>(), expected["requests"]);
+      EXPECT_EQ(again.row()["accepted"].get<std::uint64_t>() +
+                    again.row()["already_done"].get<std::uint64_t>(),
+                expected["requests"]);
       EXPECT_EQ(totals(store), expected);
       expect_clean(store);
       std::filesystem::remove_all(store);
@@ -100,7 +115,9 @@ TEST_F(Kvpay, PaysGeneratedInvoicesExactlyOnce) {
 TEST_F(Kvpay, WritesTheSameRowsWhateverTheThreadsAndFileOrder) {
   const std::string input = scratch_ / "input";
   generate(input, 2);
-  const auto dump = [&](const std::string& store) { return run({kKvsh, store, "-c", "dump"}, scratch_).out; };
+  const auto dump = [&](const std::string& store) {
+    return run({kKvsh, store, "-c", "dump"}, scratch_).out;
+  };
   ASSERT_EQ(replay(scratch_ / "a", input, "1").code, 0);
   ASSERT_EQ(replay(scratch_ / "b", input + "/2010-12-02.csv", "3").code, 0);
   ASSERT_EQ(replay(scratch_ / "b", input, "3").code, 0);
@@ -112,7 +129,8 @@ TEST_F(Kvpay, WritesTheSameRowsWhateverTheThreadsAndFileOrder) {
 TEST_F(Kvpay, RefusesAKnownIdWithOtherLines) {
   ASSERT_EQ(replay(store_, file(line("536365", "6", "2.55") + line("536366", "1", "1"))).code, 0);
   const Json before = totals(store_);
-  const Ran again = replay(store_, file(line("536365", "6", "2.56") + line("536366", "1", "1.00") + line("536367", "2", "0.001")));
+  const Ran again = replay(store_, file(line("536365", "6", "2.56") + line("536366", "1", "1.00") +
+                                        line("536367", "2", "0.001")));
   EXPECT_EQ(again.code, 0);
   const Json r = again.row();
   EXPECT_EQ(r["accepted"], 1);
@@ -123,7 +141,8 @@ TEST_F(Kvpay, RefusesAKnownIdWithOtherLines) {
   EXPECT_EQ(r["rejected"][0]["id"], "536365");
   EXPECT_EQ(r["rejected"][0]["line"], 2);
   EXPECT_EQ(r["rejected"][0]["reason"], "key_reused_mismatch");
-  EXPECT_EQ(totals(store_)["sum_payments_milli"].get<std::int64_t>(), before["sum_payments_milli"].get<std::int64_t>() + 2);
+  EXPECT_EQ(totals(store_)["sum_payments_milli"].get<std::int64_t>(),
+            before["sum_payments_milli"].get<std::int64_t>() + 2);
 }
 
 // Goal: many threads meeting on few ids still accept each once. Method: the same invoices in many
@@ -132,7 +151,8 @@ TEST_F(Kvpay, LetsOneOfManyEqualRequestsWin) {
   std::string rows;
   for (int i = 0; i < 40; ++i) rows += line(std::to_string(700000 + i), "1", "1.5");
   std::filesystem::create_directory(scratch_ / "same");
-  for (int i = 0; i < 20; ++i) spill((scratch_ / "same/") + std::to_string(i) + ".csv", std::string(kHeader) + rows);
+  for (int i = 0; i < 20; ++i)
+    spill((scratch_ / "same/") + std::to_string(i) + ".csv", std::string(kHeader) + rows);
   const Json r = replay(store_, scratch_ / "same", "8").row();
   EXPECT_EQ(r["accepted"], 40);
   EXPECT_EQ(r["already_done"], 19 * 40);
@@ -140,18 +160,26 @@ TEST_F(Kvpay, LetsOneOfManyEqualRequestsWin) {
 }
 
 TEST_F(Kvpay, CountsRefundsAndAdjustmentsApart) {
-  ASSERT_EQ(replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2") + line("A536367", "1", "-11062.06"))).code, 0);
-  EXPECT_EQ(totals(store_).dump(),
-            R"({"requests":3,"payments":1,"cancellations":1,"adjustments":1,"sum_payments_milli":5000,)"
-            R"("sum_cancellations_milli":-2000,"sum_adjustments_milli":-11062060,"total_milli":-11059060})");
-  const Json other_day = run({kKvpay, "totals", store_, "--day", "2010-12-02", "--json"}, scratch_).row();
+  ASSERT_EQ(replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2") +
+                                line("A536367", "1", "-11062.06")))
+                .code,
+            0);
+  EXPECT_EQ(
+      totals(store_).dump(),
+      R"({"requests":3,"payments":1,"cancellations":1,"adjustments":1,"sum_payments_milli":5000,)"
+      R"("sum_cancellations_milli":-2000,"sum_adjustments_milli":-11062060,"total_milli":-11059060})");
+  const Json other_day =
+      run({kKvpay, "totals", store_, "--day", "2010-12-02", "--json"}, scratch_).row();
   EXPECT_EQ(other_day["requests"], 0);
-  EXPECT_EQ(run({kKvpay, "totals", store_, "--day", "2010-12-01", "--json"}, scratch_).row(), totals(store_));
+  EXPECT_EQ(run({kKvpay, "totals", store_, "--day", "2010-12-01", "--json"}, scratch_).row(),
+            totals(store_));
   EXPECT_EQ(run({kKvpay, "totals", store_, "--day", "1 December", "--json"}, scratch_).code, 2);
 }
 
 TEST_F(Kvpay, RefusesBadInvoicesWholeAndGoesOn) {
-  const Json r = replay(store_, file(line("1", "1", "1") + line("2", "1", "1.2345") + line("1", "x", "1") + line("3", "1", "1") + "4,cut")).row();
+  const Json r = replay(store_, file(line("1", "1", "1") + line("2", "1", "1.2345") +
+                                     line("1", "x", "1") + line("3", "1", "1") + "4,cut"))
+                     .row();
   EXPECT_EQ(r["lines"], 5);
   EXPECT_EQ(r["requests"], 4);
   EXPECT_EQ(r["accepted"], 1);
@@ -169,7 +197,8 @@ TEST_F(Kvpay, RefusesForeignInputWithoutTouchingTheStore) {
   const std::string good = file(line("1", "1", "1"));
   spill(scratch_ / "foreign.csv", "a,b\n1,2\n");
   spill(scratch_ / "empty.csv", "");
-  for (const std::string& bad : {scratch_ / "foreign.csv", scratch_ / "empty.csv", scratch_ / "missing", kKvpay}) {
+  for (const std::string& bad :
+       {scratch_ / "foreign.csv", scratch_ / "empty.csv", scratch_ / "missing", kKvpay}) {
     const Ran r = run({kKvpay, "replay", store_, good, bad, "--json"}, scratch_);
     EXPECT_EQ(r.code, 2) << bad;
     EXPECT_NE(Json::parse(r.err)["where"].get<std::string>().find(bad), std::string::npos) << r.err;
@@ -198,8 +227,13 @@ TEST_F(Kvpay, ShowsEveryPieceOfAPayment) {
   EXPECT_EQ(rows[3]["complete"], true);
   EXPECT_EQ(run({kKvpay, "show", store_, "536366", "--json"}, scratch_).code, 1);
   // A missing piece is named: take the result away with the shell.
-  const Json key = run({kKvsh, store_, "--json", "-c", "scan -t payment_result"}, scratch_).row()["key"];
-  ASSERT_EQ(run({kKvsh, "--rw", store_, "-c", "del " + key.get<std::string>() + " -t payment_result"}, scratch_).code, 0);
+  const Json key =
+      run({kKvsh, store_, "--json", "-c", "scan -t payment_result"}, scratch_).row()["key"];
+  ASSERT_EQ(
+      run({kKvsh, "--rw", store_, "-c", "del " + key.get<std::string>() + " -t payment_result"},
+          scratch_)
+          .code,
+      0);
   const Ran torn = run({kKvpay, "show", store_, "536365"}, scratch_);
   EXPECT_EQ(torn.code, 1);
   EXPECT_NE(torn.out.find("result       MISSING"), std::string::npos) << torn.out;
@@ -212,7 +246,9 @@ TEST_F(Kvpay, LosesNothingItToldWhenKilledHalfWay) {
   generate(input, 2);
   std::uint64_t told = 0;
   {
-    Process importer({kKvpay, "replay", store_, input, "--threads", "2", "--json", "--milestone", "50", "--hold"}, scratch_);
+    Process importer({kKvpay, "replay", store_, input, "--threads", "2", "--json", "--milestone",
+                      "50", "--hold"},
+                     scratch_);
     ASSERT_TRUE(importer.wait_stopped());
     told = Json::parse(importer.out())["settled"];
     ScratchFolder other;
@@ -220,8 +256,10 @@ TEST_F(Kvpay, LosesNothingItToldWhenKilledHalfWay) {
     EXPECT_TRUE(importer.kill_now());
   }
   EXPECT_GT(told, 20u);
-  const Json requests = run({kKvsh, store_, "--json", "-c", "count -t payment_request"}, scratch_).row();
-  const Json results = run({kKvsh, store_, "--json", "-c", "count -t payment_result"}, scratch_).row();
+  const Json requests =
+      run({kKvsh, store_, "--json", "-c", "count -t payment_request"}, scratch_).row();
+  const Json results =
+      run({kKvsh, store_, "--json", "-c", "count -t payment_result"}, scratch_).row();
   EXPECT_GE(requests["records"].get<std::uint64_t>(), told);
   EXPECT_EQ(requests["records"], results["records"]);
   expect_clean(store_);

@@ -14,8 +14,12 @@ const std::string kKvsh = KESSAI_KVSH;
 
 class Kvsh : public ::testing::Test {
  protected:
-  Ran rw(const std::string& commands) { return run({kKvsh, "--rw", "--create", "--json", store_, "-c", commands}, scratch_); }
-  Ran ro(const std::string& commands) { return run({kKvsh, "--json", store_, "-c", commands}, scratch_); }
+  Ran rw(const std::string& commands) {
+    return run({kKvsh, "--rw", "--create", "--json", store_, "-c", commands}, scratch_);
+  }
+  Ran ro(const std::string& commands) {
+    return run({kKvsh, "--json", store_, "-c", commands}, scratch_);
+  }
 
   ScratchFolder scratch_;
   std::string store_ = scratch_ / "store";
@@ -80,7 +84,8 @@ TEST_F(Kvsh, AnswersWithTheKeysOfTheContract) {
   EXPECT_EQ(keys(ro("trees").row()), "tree id records pages depth fill ");
   EXPECT_EQ(keys(ro("dump").rows().at(0)), "tree key value ");
   EXPECT_EQ(keys(ro("info").row()),
-            "format store_id mode page_size pages free_pages last_checkpoint_lsn durable_lsn wal_bytes redo_bytes "
+            "format store_id mode page_size pages free_pages last_checkpoint_lsn durable_lsn "
+            "wal_bytes redo_bytes "
             "clean tail_cut_at io_backend ");
   EXPECT_EQ(keys(ro("check").row()), "ok pages_checked trees records damage ");
   const Json trees = ro("trees").row();
@@ -99,15 +104,16 @@ TEST_F(Kvsh, DumpAndLoadRoundTripAnyBytes) {
   std::string script = "create \"b\\xff\"; create \"two words\"\n";
   for (std::size_t i = 0; i < 200; ++i) {
     const char* tree = i % 3 == 0 ? "main" : i % 3 == 1 ? "\"b\\xff\"" : "\"two words\"";
-    script += "put " + format_word(random_bytes(random, i % 40)) + " " + format_word(random_bytes(random, random.below(2000))) +
-              " -t " + tree + "\n";
+    script += "put " + format_word(random_bytes(random, i % 40)) + " " +
+              format_word(random_bytes(random, random.below(2000))) + " -t " + tree + "\n";
   }
   ASSERT_EQ(run({kKvsh, "--rw", "--create", store_}, scratch_, script).code, 0);
   const Ran dump = run({kKvsh, store_, "-c", "dump"}, scratch_);
   ASSERT_GT(dump.rows().size(), 100u);
   spill(scratch_ / "dump", dump.out);
   const std::string copy = scratch_ / "copy";
-  const Ran load = run({kKvsh, "--rw", "--create", "--json", copy, "-c", "load " + (scratch_ / "dump")}, scratch_);
+  const Ran load = run(
+      {kKvsh, "--rw", "--create", "--json", copy, "-c", "load " + (scratch_ / "dump")}, scratch_);
   ASSERT_EQ(load.code, 0) << load.err;
   EXPECT_EQ(load.row()["loaded"], dump.rows().size());
   EXPECT_EQ(run({kKvsh, copy, "-c", "dump"}, scratch_).out, dump.out);
@@ -115,8 +121,9 @@ TEST_F(Kvsh, DumpAndLoadRoundTripAnyBytes) {
 
 TEST_F(Kvsh, LoadsNothingOfABrokenDump) {
   const std::string good = R"({"tree":"main","key":"a","value":"1"})";
-  for (const char* bad : {"{", "[]", R"({"tree":"main","key":"a"})", R"({"tree":"main","key":1,"value":"x"})",
-                          R"({"tree":"main","key":"0x1","value":"x"})", R"({"tree":"","key":"k","value":"x"})"}) {
+  for (const char* bad :
+       {"{", "[]", R"({"tree":"main","key":"a"})", R"({"tree":"main","key":1,"value":"x"})",
+        R"({"tree":"main","key":"0x1","value":"x"})", R"({"tree":"","key":"k","value":"x"})"}) {
     spill(scratch_ / "dump", good + "\n" + bad + "\n");
     const Ran r = rw("load " + (scratch_ / "dump"));
     EXPECT_EQ(r.code, 2) << bad;
@@ -164,7 +171,9 @@ TEST_F(Kvsh, TalksToAPersonAndKeepsAPrivateHistory) {
     EXPECT_NE(at, seen.npos) << "waited for: " << text << "\nseen: " << seen;
     seen.erase(0, at == seen.npos ? seen.size() : at + text.size());
   };
-  const auto type = [&](std::string_view text) { EXPECT_EQ(write(master, text.data(), text.size()), static_cast<ssize_t>(text.size())); };
+  const auto type = [&](std::string_view text) {
+    EXPECT_EQ(write(master, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  };
   wait_for("> ");
   type("cou\t\r");
   wait_for("\n1");
@@ -180,7 +189,7 @@ TEST_F(Kvsh, TalksToAPersonAndKeepsAPrivateHistory) {
   waitpid(pid, &status, 0);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   close(master);
-  struct stat s {};
+  struct stat s{};
   ASSERT_EQ(stat(history.c_str(), &s), 0);
   EXPECT_EQ(s.st_mode & 0777, 0600u);
   const std::string kept = slurp(history);

@@ -64,7 +64,8 @@ TEST(Output, MapsErrorsToExitCodes) {
 
 TEST(Progress, FitsItsColumns) {
   EXPECT_EQ(progress_line("recover", 0.5, "12", 40), "recover [=========>         ]  50 %  12");
-  EXPECT_EQ(progress_line("recover", 2, "", 200).substr(0, 50), "recover [" + std::string(40, '=') + "]");
+  EXPECT_EQ(progress_line("recover", 2, "", 200).substr(0, 50),
+            "recover [" + std::string(40, '=') + "]");
   EXPECT_EQ(progress_line("recover", 0, "", 12), "recover   0 %");
   for (unsigned columns = 30; columns < 200; ++columns) {
     EXPECT_LT(progress_line("load", 0.3, "1,000 rows", columns).size(), columns);

@@ -30,13 +30,16 @@ class ScratchFolder {
  public:
   ScratchFolder() {
     const char* base = std::getenv("TMPDIR");
-    path_ = std::string(base == nullptr || *base == '\0' ? "/var/tmp" : base) + "/kessai-testXXXXXX";
+    path_ =
+        std::string(base == nullptr || *base == '\0' ? "/var/tmp" : base) + "/kessai-testXXXXXX";
     if (mkdtemp(path_.data()) == nullptr) std::abort();
   }
   ~ScratchFolder() { std::filesystem::remove_all(path_); }
   ScratchFolder(const ScratchFolder&) = delete;
   ScratchFolder& operator=(const ScratchFolder&) = delete;
-  [[nodiscard]] std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
+  [[nodiscard]] std::string operator/(std::string_view name) const {
+    return path_ + "/" + std::string(name);
+  }
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
@@ -49,13 +52,15 @@ inline std::string slurp(const std::string& path) {
 }
 
 inline void spill(const std::string& path, std::string_view text) {
-  std::ofstream(path, std::ios::binary).write(text.data(), static_cast<std::streamsize>(text.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 
 /// A started process; its stdout and stderr go to files. Killed when forgotten.
 class Process {
  public:
-  Process(const std::vector<std::string>& words, const ScratchFolder& scratch, std::string_view input = {})
+  Process(const std::vector<std::string>& words, const ScratchFolder& scratch,
+          std::string_view input = {})
       : out_(scratch / "stdout"), err_(scratch / "stderr") {
     const std::string in = scratch / "stdin";
     spill(in, input);
@@ -65,8 +70,10 @@ class Process {
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, STDIN_FILENO, in.c_str(), O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out_.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&files, STDERR_FILENO, err_.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
     EXPECT_EQ(posix_spawn(&pid_, argv[0], &files, nullptr, argv.data(), environ), 0) << words[0];
     posix_spawn_file_actions_destroy(&files);
   }
@@ -136,7 +143,8 @@ struct Ran {
 };
 
 /// Runs to the end.
-inline Ran run(const std::vector<std::string>& words, const ScratchFolder& scratch, std::string_view input = {}) {
+inline Ran run(const std::vector<std::string>& words, const ScratchFolder& scratch,
+               std::string_view input = {}) {
   Process process(words, scratch, input);
   const int code = process.wait();
   return {code, process.out(), process.err()};

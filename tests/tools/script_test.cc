@@ -44,11 +44,13 @@ TEST(Script, TakesExpectedCodesAndSessions) {
 TEST(Script, NamesTheLineOfAMistake) {
   EXPECT_EQ(shape("get a\nput \"b c"), "error: line 2: a quote is never closed");
   EXPECT_EQ(shape("put \"b\"c"), "error: line 1: a blank is missing after a closing quote");
-  EXPECT_EQ(shape("put b\"c\""), "error: line 1: a quote in the middle of a word; write the word in quotes, with \\\"");
+  EXPECT_EQ(shape("put b\"c\""),
+            "error: line 1: a quote in the middle of a word; write the word in quotes, with \\\"");
   EXPECT_EQ(shape("\n!x get"), "error: line 2: ! is followed by an exit code, as in: !1 get x");
   EXPECT_EQ(shape("!256 get"), "error: line 1: ! is followed by an exit code, as in: !1 get x");
   EXPECT_EQ(shape("!1"), "error: line 1: a command is missing after the prefix");
-  EXPECT_EQ(shape("@file get"), "error: line 1: @ is followed by a session number, as in: @1 begin");
+  EXPECT_EQ(shape("@file get"),
+            "error: line 1: @ is followed by a session number, as in: @1 begin");
 }
 
 // Goal: any bytes parse or fail in order, and no word is ever empty.
@@ -57,7 +59,8 @@ TEST(Script, SurvivesRandomText) {
   constexpr std::string_view kAlphabet = "a\"\\ ;\n!@#1\t\r\xff";
   for (int i = 0; i < 20000; ++i) {
     std::string text;
-    for (std::uint64_t n = random.below(20); n-- > 0;) text += kAlphabet[random.below(kAlphabet.size())];
+    for (std::uint64_t n = random.below(20); n-- > 0;)
+      text += kAlphabet[random.below(kAlphabet.size())];
     const auto commands = parse_script(text);
     if (!commands) continue;
     for (const Command& c : *commands) {
