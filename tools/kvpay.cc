@@ -66,6 +66,7 @@ int with_store(const Common& c, bool writable, Use use) {
 void print_replay(const Common& c, const ReplayResult& r, bool latency) {
   const std::uint64_t requests = r.accepted + r.already_done + r.rejected.size();
   if (c.json) {
+    const auto whole = [](double us) { return static_cast<std::uint64_t>(us + 0.5); };
     Json rejected = Json::array();
     for (const Rejected& x : r.rejected) {
       rejected.push_back({{"file", printable(x.file)},
@@ -82,10 +83,10 @@ void print_replay(const Common& c, const ReplayResult& r, bool latency) {
                      {"commits", r.accepted},
                      {"sum_milli", r.sum},
                      {"seconds", r.seconds},
-                     {"p50_us", r.commit_latency.quantile_us(0.5)},
-                     {"p99_us", r.commit_latency.quantile_us(0.99)},
-                     {"p999_us", r.commit_latency.quantile_us(0.999)},
-                     {"max_us", r.commit_latency.max_us()}}));
+                     {"p50_us", whole(r.commit_latency.quantile_us(0.5))},
+                     {"p99_us", whole(r.commit_latency.quantile_us(0.99))},
+                     {"p999_us", whole(r.commit_latency.quantile_us(0.999))},
+                     {"max_us", whole(r.commit_latency.max_us())}}));
     return;
   }
   const Palette palette = Palette::for_fd(STDOUT_FILENO);

@@ -86,6 +86,7 @@ int run(const Invocation& a, bool has_commands) {
   options.create = a.create;
   options.read_only = !a.writable;
   options.memory = std::uint64_t{a.memory_mib} << 20;
+  options.open_timeout = std::chrono::seconds(3);  // a person waits
   ProgressBar bar(!a.json);
   options.progress = [&](const Progress& p) { bar.update(p.phase, p.done, p.total); };
   auto db = Database::open(a.store, options);

@@ -144,7 +144,7 @@ Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word>
 int Shell::run_script(std::string_view text) {
   const auto commands = parse_script(text);
   if (!commands) {
-    config_.err(render_error(commands.error(), config_.json));
+    report(commands.error(), {});
     return kExitUsage;
   }
   for (const Command& command : *commands) {
@@ -154,7 +154,7 @@ int Shell::run_script(std::string_view text) {
       const Error mismatch(
           Code::invalid_argument,
           fmt::format("line {}: expected exit {}, got {}", command.line, command.expected, code));
-      config_.err(render_error(mismatch, config_.json));
+      report(mismatch, {});
       return code != 0 ? code : static_cast<int>(kExitNo);
     }
     if (done_) break;
@@ -182,7 +182,7 @@ int Shell::run(const Command& command) {
   };
   const Result<int> result = attempt();
   if (result) return *result;
-  config_.err(render_error(result.error(), config_.json, printable(command.words[0].text)));
+  report(result.error(), printable(command.words[0].text));
   return exit_code(result.error().code());
 }
 
@@ -191,11 +191,11 @@ int Shell::close() {
     config_.err(config_.json ? "" : "the open transaction was rolled back\n");
     const auto rolled_back = txn_->rollback();
     txn_.reset();
-    if (!rolled_back) config_.err(render_error(rolled_back.error(), config_.json, "rollback"));
+    if (!rolled_back) report(rolled_back.error(), "rollback");
   }
   const auto closed = db_.close();
   if (closed) return kExitOk;
-  config_.err(render_error(closed.error(), config_.json, "close"));
+  report(closed.error(), "close");
   return exit_code(closed.error().code());
 }
 

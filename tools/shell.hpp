@@ -125,6 +125,9 @@ class Shell {
   [[nodiscard]] Result<void> require_no_transaction() const;
   Result<int> written(const Arguments& a, std::size_t key_index, Result<Lsn> lsn);
   void print(std::string_view text) { config_.out(text); }
+  void report(const Error& error, std::string_view context) {
+    config_.err(render_error(error, config_.json, context));
+  }
   void row(const Json& object) { config_.out(json_line(object)); }
   void draw_nodes(const std::vector<TreeNode>& nodes);
   void draw_dot(std::string_view name, const std::vector<TreeNode>& nodes);

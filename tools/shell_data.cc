@@ -330,6 +330,7 @@ Result<int> Shell::dump(const Arguments& a) {
     names = std::move(all);
   }
   std::sort(names.begin(), names.end());
+  std::optional<Error> first_error;
   std::optional<Transaction> own;  // one snapshot for all trees
   if (!txn_) {
     KESSAI_ASSIGN(snapshot, db_.read_only());
@@ -345,8 +346,15 @@ Result<int> Shell::dump(const Arguments& a) {
            {"key", format_bytes(cursor.key())},
            {"value", format_bytes(cursor.value())}});
     }
-    KESSAI_TRY(cursor.status());
+    if (cursor.status()) continue;
+    // A damaged tree does not hide the others; they come from a new snapshot.
+    if (!own) return std::unexpected(cursor.status().error());
+    if (first_error) report(cursor.status().error(), "dump");
+    if (!first_error) first_error = cursor.status().error();
+    KESSAI_ASSIGN(snapshot, db_.read_only());
+    own.emplace(std::move(snapshot));
   }
+  if (first_error) return std::unexpected(*first_error);
   if (own) KESSAI_TRY(own->rollback());
   return kExitOk;
 }

@@ -79,10 +79,19 @@ Result<int> Shell::trees(const Arguments&) {
                {"pages", right},
                {"depth", right},
                {"fill", right}});
+  std::optional<Error> first_error;
   for (const std::string& name : names) {
     if (interrupted()) return fail(Code::interrupted);
     KESSAI_ASSIGN(tree, db_.tree(name));
-    KESSAI_ASSIGN(t, db_.tree_info(tree));
+    const auto info = db_.tree_info(tree);
+    if (!info) {  // a damaged tree does not hide the others
+      if (first_error)
+        report(info.error(), "trees");
+      else
+        first_error = info.error();
+      continue;
+    }
+    const TreeInfo& t = *info;
     if (config_.json) {
       row({{"tree", format_bytes(t.name)},
            {"id", t.id},
@@ -96,6 +105,7 @@ Result<int> Shell::trees(const Arguments&) {
     }
   }
   if (!config_.json) print(table.render(config_.palette));
+  if (first_error) return std::unexpected(*first_error);
   return kExitOk;
 }
 

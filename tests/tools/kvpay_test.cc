@@ -265,6 +265,26 @@ TEST_F(Kvpay, LosesNothingItToldWhenKilledHalfWay) {
   expect_clean(store_);
 }
 
+// Goal: Ctrl-C ends an import in order with 130, and running it again finishes the job. Method: the
+// importer freezes itself, gets the signal, and goes on.
+TEST_F(Kvpay, StopsInOrderWhenInterrupted) {
+  const std::string input = scratch_ / "input";
+  const Json oracle = generate(input, 20);
+  {
+    Process importer({kKvpay, "replay", store_, input, "--json", "--milestone", "5", "--hold"},
+                     scratch_);
+    ASSERT_TRUE(importer.wait_stopped());
+    importer.send(SIGINT);
+    importer.send(SIGCONT);
+    EXPECT_EQ(importer.wait(), 130);
+    EXPECT_EQ(Json::parse(importer.err())["error"], "interrupted");
+  }
+  const Json r = replay(store_, input).row();
+  EXPECT_GT(r["already_done"], 0);
+  EXPECT_GT(r["accepted"], 0);
+  EXPECT_EQ(totals(store_)["total_milli"], oracle["total_milli"]);
+}
+
 TEST_F(Kvpay, SurvivesKillsOnGeneratedFiles) {
   const std::string input = scratch_ / "input";
   Json expected = generate(input, 10);

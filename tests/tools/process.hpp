@@ -99,6 +99,7 @@ class Process {
     pid_ = -1;
     return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
   }
+  void send(int signal) const { kill(pid_, signal); }
   /// Waits until it stopped itself (SIGSTOP); false when it ended instead.
   bool wait_stopped() {
     int status = 0;
