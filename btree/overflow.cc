@@ -100,7 +100,9 @@ Result<bool> Tree::read_overflow(OverflowRef ref, std::string& out) {
     const std::byte* p = g->data();
     const auto next = race::load<std::uint32_t>(p + 64);
     const std::size_t bytes = race::load<std::uint32_t>(p + 68);
-    if (NodeView(p).type() != PageType::overflow || bytes > kPerPage || bytes > ref.length - at) return false;
+    const PageType type = NodeView(p).type();
+    if (!g->valid()) continue;  // evicted, and the frame reused: believe nothing of it
+    if (type != PageType::overflow || bytes > kPerPage || bytes > ref.length - at) return false;
     race::copy_out(out.data() + at, p + kBytesAt, bytes);
     if (!g->valid()) continue;  // busy being captured or published: read it again
     at += bytes;
