@@ -18,45 +18,93 @@ TreeCursor::TreeCursor(Tree& tree, std::string from, std::optional<std::string> 
   }
 }
 
-Result<void> TreeCursor::fetch() {
-  for (;;) {
-    auto g = reverse_ ? tree_->find_leaf_before(bound_, unbounded_) : tree_->find_leaf(bound_);
-    if (!g) return std::unexpected(g.error());
-    race::copy_out(page_, g->data(), kPageSize);
-    if (g->valid()) break;
+/// The leaf beside the last one under the same parent, without a descent. False: descend.
+bool TreeCursor::fetch_neighbour() {
+  if (!turn_.parent.valid()) return false;
+  const NodeView parent(turn_.parent.data());
+  if (reverse_ ? turn_.index == 0 : turn_.index >= parent.count()) return false;
+  const unsigned index = reverse_ ? turn_.index - 1 : turn_.index + 1;
+  Pool& pool = tree_->store_->pool();
+  Pool::Optimistic g;
+  const PageId child = parent.child(index);
+  if (pool.peek(child, g) != Pool::Peek::ok) {
+    // A cold scan reads ahead along the parent, in one batch.
+    constexpr unsigned kReadAhead = 32;
+    PageId ahead[kReadAhead];
+    unsigned n = 0;
+    for (unsigned i = index; n < kReadAhead && i <= parent.count(); reverse_ ? --i : ++i) {
+      ahead[n++] = parent.child(i);
+      if (reverse_ && i == 0) break;
+    }
+    if (!turn_.parent.valid()) return false;
+    pool.load_batch({ahead, n});
+    if (pool.peek(child, g) != Pool::Peek::ok) return false;
   }
+  const NodeView leaf(g.data());
+  leaf.copy_leaf(page_);
+  if (!leaf.is_leaf() || !g.valid() || !turn_.parent.valid()) return false;
+  // It must continue where the last leaf ended.
+  std::string fence;
+  const NodeView copy(page_);
+  if (reverse_) {
+    if (!copy.high_fence(fence)) return false;
+  } else {
+    copy.low_fence(fence);
+  }
+  if (fence != bound_) return false;
+  turn_.index = index;
+  return true;
+}
+
+void TreeCursor::prefetch_neighbour() {
+  if (!turn_.parent.valid()) return;
+  const NodeView parent(turn_.parent.data());
+  if (reverse_ ? turn_.index == 0 : turn_.index >= parent.count()) return;
+  Pool::Optimistic g;
+  if (tree_->store_->pool().peek(parent.child(reverse_ ? turn_.index - 1 : turn_.index + 1), g) != Pool::Peek::ok) return;
+  for (std::size_t at = 0; at < kPageSize; at += 64) __builtin_prefetch(g.data() + at);
+}
+
+Result<void> TreeCursor::fetch() {
+  if (fetch_neighbour()) return {};
+  for (;;) {
+    auto g = reverse_ ? tree_->find_leaf_before(bound_, unbounded_, &turn_) : tree_->find_leaf(bound_, &turn_);
+    if (!g) return std::unexpected(g.error());
+    NodeView(g->data()).copy_leaf(page_);
+    if (g->valid()) return {};
+  }
+}
+
+void TreeCursor::enter_page() {
   const NodeView leaf(page_);
   max_ts_ = leaf.max_ts();
   page_lsn_ = leaf.page_lsn();
   bool exact = false;
+  std::string low;
+  leaf.low_fence(low);
   if (reverse_) {
     slot_ = unbounded_ || !leaf.covers(bound_) ? leaf.count() : leaf.lower_bound(bound_, exact);
     end_ = leaf.covers(from_) ? leaf.lower_bound(from_, exact) : 0;
-    leaf.low_fence(next_bound_);
-    next_unbounded_ = next_bound_.empty() || next_bound_ <= from_;  // nothing further down
+    next_bound_ = low;
+    next_unbounded_ = low.empty() || low <= from_;  // nothing further down
   } else {
-    slot_ = leaf.lower_bound(bound_, exact);
+    slot_ = bound_ == low ? 0 : leaf.lower_bound(bound_, exact);
     end_ = to_ && leaf.covers(*to_) ? leaf.lower_bound(*to_, exact) : leaf.count();
     next_unbounded_ = !leaf.high_fence(next_bound_) || (to_ && *to_ <= next_bound_);
   }
+  prefix_ = std::min(leaf.prefix_length(), low.size());
+  std::memcpy(key_, low.data(), prefix_);
   loaded_ = true;
-  return {};
+  prefetch_neighbour();
 }
 
-Result<bool> TreeCursor::next(Row& row) {
+Result<bool> TreeCursor::next_page(Row& row) {
   while (!done_) {
-    if (!loaded_) KESSAI_TRY(fetch());
-    if (reverse_ ? slot_ > end_ : slot_ < end_) {
-      const NodeView leaf(page_);
-      const unsigned slot = reverse_ ? --slot_ : slot_++;
-      LeafHit hit;
-      if (!leaf.leaf_at(slot, hit)) continue;  // cannot happen in a validated copy
-      leaf.copy_key(slot, key_);
-      row.key = key_;
-      row.tag = hit.tag;
-      row.value = {reinterpret_cast<const char*>(page_) + hit.voff, hit.vlen};
-      return true;
+    if (!loaded_) {
+      KESSAI_TRY(fetch());
+      enter_page();
     }
+    if (next_in_page(row)) return true;
     if (next_unbounded_) {
       done_ = true;
       break;

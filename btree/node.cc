@@ -84,6 +84,10 @@ int NodeView::compare_slot(unsigned count, unsigned i, std::string_view key) con
     return s.klen == key.size() ? 0 : s.klen < key.size() ? -1 : 1;
   }
   const unsigned off = s.off + (kLeaf ? 16 : 0);
+  if (kLeaf) {  // the value is wanted next: its lines come together with the key's
+    __builtin_prefetch(p_ + s.off + 64);
+    __builtin_prefetch(p_ + s.off + 128);
+  }
   if (off + s.klen - 4 > kPageSize) return 1;
   return compare_shared(p_ + off, s.klen - 4, key.substr(4));
 }
@@ -143,8 +147,16 @@ bool NodeView::covers(std::string_view key) const noexcept {
   return compare_shared(p_ + h.off, h.len, key) > 0;
 }
 
+void NodeView::copy_leaf(std::byte* out) const noexcept {
+  const std::size_t slots = kNodeHeader + counted(true) * kLeafSlot;
+  const std::size_t heap = std::clamp<std::size_t>(u16(74) & ~std::size_t{7}, slots, kPageSize);
+  race::copy_out(out, p_, slots);
+  race::copy_out(out + heap, p_ + heap, kPageSize - heap);
+}
+
 void NodeView::prefetch() const noexcept {
-  for (unsigned at = 0; at < 320; at += 64) __builtin_prefetch(p_ + at);
+  // A leaf of 29 records ends its slots at 392: one memory latency instead of three in a row.
+  for (unsigned at = 0; at < 448; at += 64) __builtin_prefetch(p_ + at);
 }
 
 void NodeView::prefetch_match(std::string_view key) const noexcept {
@@ -167,6 +179,7 @@ bool NodeView::leaf_at(unsigned i, LeafHit& hit) const noexcept {
   const std::size_t voff = off + kRecordHeader + (lengths & 0xffff);
   hit.tag = u64(off);
   hit.vlen = static_cast<std::uint16_t>(lengths >> 16);
+  hit.klen = static_cast<std::uint16_t>(lengths & 0xffff);
   hit.voff = static_cast<std::uint16_t>(voff);
   return voff + hit.vlen <= kPageSize;
 }

@@ -133,6 +133,7 @@ struct LeafHit {
   std::uint64_t tag = 0;
   std::uint16_t vlen = 0;
   std::uint16_t voff = 0;
+  std::uint16_t klen = 0;  ///< truncated key; its bytes end at voff
 };
 
 class NodeView {
@@ -180,6 +181,11 @@ class NodeView {
   bool high_fence(std::string& out) const;
   /// low <= key < high.
   [[nodiscard]] bool covers(std::string_view key) const noexcept;
+
+  /// Copies what a leaf uses (header, slots, heap) into a private page buffer.
+  void copy_leaf(std::byte* out) const noexcept;
+  /// Bytes truncated from every key of this node; the first of low_fence().
+  [[nodiscard]] std::size_t prefix_length() const noexcept { return u16(78); }
 
   /// Interleaved descents: fetch what a search reads first (header, hints, first heads) ...
   void prefetch() const noexcept;

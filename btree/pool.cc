@@ -8,10 +8,7 @@
 namespace kessai::btree {
 namespace {
 
-constexpr std::uint64_t kFrameMask = (std::uint64_t{1} << 28) - 1;
-constexpr unsigned kLatchShift = 28;
 constexpr unsigned kVersionShift = 36;
-constexpr std::uint64_t kLatchMask = std::uint64_t{0xff} << kLatchShift;
 constexpr std::uint64_t kExclusive = std::uint64_t{1} << kLatchShift;
 constexpr std::uint64_t kLoading = std::uint64_t{2} << kLatchShift;
 constexpr std::uint64_t kVersionOne = std::uint64_t{1} << kVersionShift;
@@ -23,9 +20,7 @@ constexpr std::uint64_t released(std::uint64_t w, std::uint64_t frame_plus_one) 
   return ((w & ~(kLatchMask | kFrameMask)) + kVersionOne) | frame_plus_one;
 }
 
-constexpr unsigned kBlockBits = 16;  // words per block of the translation array
 constexpr std::size_t kBlockWords = std::size_t{1} << kBlockBits;
-constexpr std::size_t kDirectorySize = std::size_t{1} << 16;  // 2^32 page ids
 constexpr std::size_t kLoadEvents = 1024;
 constexpr unsigned kBatch = 64;
 constexpr unsigned kSpins = 100;
@@ -99,32 +94,6 @@ Result<void> Pool::cover(std::uint64_t next) {
     blocks_.push_back(std::move(*block));
   }
   return {};
-}
-
-Pool::Word* Pool::word(PageId page) noexcept {
-  const std::uint64_t p = raw(page);
-  if (p >> kBlockBits >= kDirectorySize) return nullptr;
-  Word* block = directory_[p >> kBlockBits].load(std::memory_order_acquire);
-  return block == nullptr ? nullptr : block + (p & (kBlockWords - 1));
-}
-
-Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept { return look(page, out, true); }
-
-Pool::Peek Pool::look(PageId page, Optimistic& out, bool reference) noexcept {
-  Word* w = word(page);
-  if (w == nullptr) return Peek::miss;
-  const std::uint64_t seen = w->load(std::memory_order_acquire);
-  if (latched(seen)) return Peek::busy;
-  if (frame_bits(seen) == 0) return Peek::miss;
-  const auto f = static_cast<FrameId>(frame_bits(seen) - 1);
-  if (reference && pressure_.load(std::memory_order_relaxed) && frames_[f].ref.load(std::memory_order_relaxed) == 0) {
-    frames_[f].ref.store(1, std::memory_order_relaxed);
-  }
-  out.word_ = w;
-  out.seen_ = seen;
-  out.data_ = frame_data(f);
-  out.page_ = page;
-  return Peek::ok;
 }
 
 void Pool::wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept {

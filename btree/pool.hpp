@@ -36,6 +36,13 @@ namespace kessai::btree {
 using FrameId = std::uint32_t;
 inline constexpr FrameId kNoFrame = ~FrameId{0};
 
+// The fields of a page's word, and the shape of the translation array.
+inline constexpr std::uint64_t kFrameMask = (std::uint64_t{1} << 28) - 1;
+inline constexpr unsigned kLatchShift = 28;
+inline constexpr std::uint64_t kLatchMask = std::uint64_t{0xff} << kLatchShift;
+inline constexpr unsigned kBlockBits = 16;                                // words per block
+inline constexpr std::size_t kDirectorySize = std::size_t{1} << 16;       // 2^32 page ids
+
 /// Who reads and writes page images.
 class PageSource {
  public:
@@ -199,5 +206,31 @@ class Pool {
   mutable io::SpinMutex free_mutex_;
   std::vector<FrameId> free_ KESSAI_GUARDED_BY(free_mutex_);
 };
+
+inline Pool::Word* Pool::word(PageId page) noexcept {
+  const std::uint64_t p = raw(page);
+  if (p >> kBlockBits >= kDirectorySize) return nullptr;
+  Word* block = directory_[p >> kBlockBits].load(std::memory_order_acquire);
+  return block == nullptr ? nullptr : block + (p & ((std::uint64_t{1} << kBlockBits) - 1));
+}
+
+inline Pool::Peek Pool::look(PageId page, Optimistic& out, bool reference) noexcept {
+  Word* w = word(page);
+  if (w == nullptr) return Peek::miss;
+  const std::uint64_t seen = w->load(std::memory_order_acquire);
+  if ((seen & kLatchMask) != 0) return Peek::busy;
+  if ((seen & kFrameMask) == 0) return Peek::miss;
+  const auto f = static_cast<FrameId>((seen & kFrameMask) - 1);
+  if (reference && pressure_.load(std::memory_order_relaxed) && frames_[f].ref.load(std::memory_order_relaxed) == 0) {
+    frames_[f].ref.store(1, std::memory_order_relaxed);
+  }
+  out.word_ = w;
+  out.seen_ = seen;
+  out.data_ = frame_data(f);
+  out.page_ = page;
+  return Peek::ok;
+}
+
+inline Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept { return look(page, out, true); }
 
 }  // namespace kessai::btree

@@ -34,50 +34,61 @@ void Tree::format_root(Pool::Exclusive& x, std::uint64_t store, TreeId id) {
 // ---- descents --------------------------------------------------------------------------------
 
 template <class Choose>
-Result<Pool::Optimistic> Tree::descend(Choose&& choose) {
+Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
   Pool& pool = store_->pool();
   for (unsigned attempt = 0;; ++attempt) {
     if (attempt > 0) context_->counters.restarts.fetch_add(1, std::memory_order_relaxed);
-    auto g = pool.read(root_);
-    if (!g) {
-      if (g.error() == Code::not_found) return std::unexpected(lost_page(*store_, root_).error());
-      return g;
+    Pool::Optimistic g;
+    if (pool.peek(root_, g) != Pool::Peek::ok) {
+      auto root = pool.read(root_);
+      if (!root && root.error() == Code::not_found) return std::unexpected(lost_page(*store_, root_).error());
+      if (!root) return root;
+      g = *root;
     }
     for (unsigned depth = 0;; ++depth) {
-      const NodeView node(g->data());
+      const NodeView node(g.data());
       if (node.is_leaf()) {
-        if (g->valid()) return g;
+        if (g.valid()) return g;
         break;
       }
-      const PageId child = node.child(choose(node));
-      if (!g->valid()) break;
-      if (depth > kMaxLevel) return std::unexpected(lost_page(*store_, child).error());
-      auto c = pool.read(child);
-      // Only now believe that `child` was still the child: the page may have been freed meanwhile.
-      if (!g->valid()) break;
-      if (!c) {
-        if (c.error() == Code::not_found) return std::unexpected(lost_page(*store_, child).error());
-        return c;
+      const unsigned index = choose(node);
+      const PageId child = node.child(index);
+      Pool::Optimistic c;
+      if (pool.peek(child, c) == Pool::Peek::ok) {
+        NodeView(c.data()).prefetch();
+      } else {
+        if (!g.valid()) break;
+        if (depth > kMaxLevel) return std::unexpected(lost_page(*store_, child).error());
+        auto loaded = pool.read(child);
+        // Only now believe that `child` was still the child: it may have been freed meanwhile.
+        if (!g.valid()) break;
+        if (!loaded && loaded.error() == Code::not_found) return std::unexpected(lost_page(*store_, child).error());
+        if (!loaded) return loaded;
+        c = *loaded;
       }
+      if (!g.valid() || depth > kMaxLevel) break;
+      if (turn != nullptr) *turn = {g, index};
       g = c;
     }
   }
 }
 
-Result<Pool::Optimistic> Tree::find_leaf(std::string_view key) {
-  return descend([key](NodeView n) { return n.child_index(key); });
+Result<Pool::Optimistic> Tree::find_leaf(std::string_view key, Turn* turn) {
+  return descend([key](NodeView n) { return n.child_index(key); }, turn);
 }
 
-Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unbounded) {
+Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unbounded, Turn* turn) {
   std::string separator;
-  return descend([&](NodeView n) {
-    if (unbounded || !n.covers(bound)) return n.count();  // the bound is this node's high fence
-    const unsigned i = n.child_index(bound);
-    if (i == 0) return i;
-    // A separator equal to the bound belongs to the right child, whose keys are >= bound.
-    n.copy_separator(i - 1, separator);
-    return separator == bound ? i - 1 : i;
-  });
+  return descend(
+      [&](NodeView n) {
+        if (unbounded || !n.covers(bound)) return n.count();  // the bound is this node's high fence
+        const unsigned i = n.child_index(bound);
+        if (i == 0) return i;
+        // A separator equal to the bound belongs to the right child, whose keys are >= bound.
+        n.copy_separator(i - 1, separator);
+        return separator == bound ? i - 1 : i;
+      },
+      turn);
 }
 
 // ---- reads -----------------------------------------------------------------------------------

@@ -21,7 +21,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -145,13 +147,17 @@ class Tree {
 
  private:
   friend class TreeCursor;
-  enum class Step : std::uint8_t { ok, restart };
+  /// Where a descent left the last inner node.
+  struct Turn {
+    Pool::Optimistic parent;
+    unsigned index = 0;
+  };
   /// Optimistic guard on the leaf that covers `key`. Loads on a miss.
-  [[nodiscard]] Result<Pool::Optimistic> find_leaf(std::string_view key);
+  [[nodiscard]] Result<Pool::Optimistic> find_leaf(std::string_view key, Turn* turn = nullptr);
   /// The leaf whose range ends at or holds keys below `bound` (for reverse scans).
-  [[nodiscard]] Result<Pool::Optimistic> find_leaf_before(std::string_view bound, bool unbounded);
+  [[nodiscard]] Result<Pool::Optimistic> find_leaf_before(std::string_view bound, bool unbounded, Turn* turn = nullptr);
   template <class Choose>
-  [[nodiscard]] Result<Pool::Optimistic> descend(Choose&& choose);
+  [[nodiscard]] Result<Pool::Optimistic> descend(Choose&& choose, Turn* turn = nullptr);
   [[nodiscard]] Result<void> latch_leaf(std::string_view key, LeafHint hint, Pool::Exclusive& out);
   [[nodiscard]] Result<bool> change_leaf(const Change& c, Pool::Exclusive& x, Shadows& shadows, BeforeImages* undo, bool gated);
   bool purge_page(Node node, Lsn horizon);
@@ -193,7 +199,26 @@ class TreeCursor {
   /// Forward from the first key >= from; reverse from the last key < to (or the very last).
   TreeCursor(Tree& tree, std::string from, std::optional<std::string> to, bool reverse);
   /// False at the end. The row may have changed since; its tag says which version this is.
-  [[nodiscard]] Result<bool> next(Row& row);
+  [[nodiscard]] Result<bool> next(Row& row) {
+    if (next_in_page(row)) return true;
+    return next_page(row);
+  }
+  /// The next row of the leaf copy at hand, if there is one. Reads private memory only.
+  [[nodiscard]] bool next_in_page(Row& row) noexcept {
+    if (reverse_ ? slot_ <= end_ : slot_ >= end_) return false;
+    LeafHit hit;
+    if (!NodeView(page_).leaf_at(reverse_ ? --slot_ : slot_++, hit)) return false;
+    const char* value = reinterpret_cast<const char*>(page_) + hit.voff;
+    if (prefix_ == 0) {
+      row.key = {value - hit.klen, hit.klen};
+    } else {
+      std::memcpy(key_ + prefix_, value - hit.klen, hit.klen);
+      row.key = {key_, prefix_ + hit.klen};
+    }
+    row.tag = hit.tag;
+    row.value = {value, hit.vlen};
+    return true;
+  }
   /// max_ts of the leaf the last row came from: nothing in it is newer.
   [[nodiscard]] Lsn leaf_max_ts() const noexcept { return max_ts_; }
   [[nodiscard]] Lsn leaf_page_lsn() const noexcept { return page_lsn_; }
@@ -201,8 +226,11 @@ class TreeCursor {
   [[nodiscard]] Result<bool> overflow_value(const Row& row, std::string& out);
 
  private:
+  [[nodiscard]] Result<bool> next_page(Row& row);
   [[nodiscard]] Result<void> fetch();
-  void seek_in_page();
+  [[nodiscard]] bool fetch_neighbour();
+  void enter_page();
+  void prefetch_neighbour();
 
   Tree* tree_;
   std::string bound_;                ///< where the next leaf starts (ends, when reverse)
@@ -213,8 +241,11 @@ class TreeCursor {
   bool done_ = false, loaded_ = false;
   unsigned slot_ = 0, end_ = 0;      ///< forward: [slot_, end_); reverse: slots below slot_ down to end_
   Lsn max_ts_ = 0, page_lsn_ = 0;
-  std::string key_, next_bound_;
+  std::string next_bound_;
   bool next_unbounded_ = false;
+  Tree::Turn turn_;                  ///< the leaf's parent, while it is valid: the way to the next leaf
+  std::size_t prefix_ = 0;           ///< bytes of key_ that all keys of the leaf share
+  char key_[2 * kMaxKey];
   alignas(64) std::byte page_[kPageSize];
 };
 
