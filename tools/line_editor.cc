@@ -50,7 +50,7 @@ struct LineEditor::State {
   }
   static char* show_prompt(EditLine* e) { return of(e).prompt.data(); }
 
-  static unsigned char complete(EditLine* e, int) {
+  static unsigned char complete(EditLine* e, wint_t) {
     const LineInfo* info = el_line(e);
     const std::string_view line(info->buffer,
                                 static_cast<std::size_t>(info->cursor - info->buffer));
@@ -80,8 +80,9 @@ LineEditor::LineEditor(Hooks hooks, std::string history_file) : state_(std::make
   el_set(s.editor, EL_PROMPT, &State::show_prompt);
   el_set(s.editor, EL_EDITOR, "emacs");
   el_set(s.editor, EL_HIST, history, s.history);
-  el_set(s.editor, EL_ADDFN, "kvsh-complete", "complete commands, options and trees",
-         &State::complete);
+  // The wide form: the narrow one leaks its two strings.
+  el_wset(s.editor, EL_ADDFN, L"kvsh-complete", L"complete commands, options and trees",
+          &State::complete);
   el_set(s.editor, EL_BIND, "^I", "kvsh-complete", nullptr);
   el_set(s.editor, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   const int fd = history_file.empty() ? -1 : open_history(history_file);
