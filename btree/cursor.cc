@@ -56,13 +56,17 @@ bool TreeCursor::fetch_neighbour() {
   return true;
 }
 
-void TreeCursor::prefetch_neighbour() {
+void TreeCursor::look_ahead() noexcept {
+  ahead_ = nullptr;
   if (!turn_.parent.valid()) return;
   const NodeView parent(turn_.parent.data());
   if (reverse_ ? turn_.index == 0 : turn_.index >= parent.count()) return;
   Pool::Optimistic g;
   if (tree_->store_->pool().peek(parent.child(reverse_ ? turn_.index - 1 : turn_.index + 1), g) != Pool::Peek::ok) return;
-  for (std::size_t at = 0; at < kPageSize; at += 64) __builtin_prefetch(g.data() + at);
+  NodeView(g.data()).prefetch();
+  ahead_ = g.data();
+  ahead_at_ = 0;
+  ahead_wait_ = 4;  // rows until the header has arrived
 }
 
 Result<void> TreeCursor::fetch() {
@@ -95,7 +99,7 @@ void TreeCursor::enter_page() {
   prefix_ = std::min(leaf.prefix_length(), low.size());
   std::memcpy(key_, low.data(), prefix_);
   loaded_ = true;
-  prefetch_neighbour();
+  look_ahead();
 }
 
 Result<bool> TreeCursor::next_page(Row& row) {

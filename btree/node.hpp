@@ -182,6 +182,8 @@ class NodeView {
   /// low <= key < high.
   [[nodiscard]] bool covers(std::string_view key) const noexcept;
 
+  /// Where the record heap starts, within the page.
+  [[nodiscard]] unsigned heap_begin() const noexcept { return u16(74) & (kPageSize - 1); }
   /// Copies what a leaf uses (header, slots, heap) into a private page buffer.
   void copy_leaf(std::byte* out) const noexcept;
   /// Bytes truncated from every key of this node; the first of low_fence().

@@ -206,6 +206,7 @@ class TreeCursor {
   /// The next row of the leaf copy at hand, if there is one. Reads private memory only.
   [[nodiscard]] bool next_in_page(Row& row) noexcept {
     if (reverse_ ? slot_ <= end_ : slot_ >= end_) return false;
+    if (ahead_ != nullptr) fetch_ahead();
     LeafHit hit;
     if (!NodeView(page_).leaf_at(reverse_ ? --slot_ : slot_++, hit)) return false;
     const char* value = reinterpret_cast<const char*>(page_) + hit.voff;
@@ -230,7 +231,14 @@ class TreeCursor {
   [[nodiscard]] Result<void> fetch();
   [[nodiscard]] bool fetch_neighbour();
   void enter_page();
-  void prefetch_neighbour();
+  void look_ahead() noexcept;
+  /// Prefetches the neighbour's heap a few lines a row: all at once would wait for the line buffers.
+  void fetch_ahead() noexcept {
+    if (ahead_wait_ > 0 && --ahead_wait_ > 0) return;
+    if (ahead_at_ == 0) ahead_at_ = NodeView(ahead_).heap_begin() & ~63U;
+    for (unsigned i = 0; i < 4 && ahead_at_ < kPageSize; ++i, ahead_at_ += 64) __builtin_prefetch(ahead_ + ahead_at_);
+    if (ahead_at_ >= kPageSize) ahead_ = nullptr;
+  }
 
   Tree* tree_;
   std::string bound_;                ///< where the next leaf starts (ends, when reverse)
@@ -244,6 +252,8 @@ class TreeCursor {
   std::string next_bound_;
   bool next_unbounded_ = false;
   Tree::Turn turn_;                  ///< the leaf's parent, while it is valid: the way to the next leaf
+  const std::byte* ahead_ = nullptr; ///< the neighbour being prefetched (never dereferenced unchecked)
+  unsigned ahead_at_ = 0, ahead_wait_ = 0;
   std::size_t prefix_ = 0;           ///< bytes of key_ that all keys of the leaf share
   char key_[2 * kMaxKey];
   alignas(64) std::byte page_[kPageSize];
