@@ -114,6 +114,13 @@ Result<void> LogImpl::open_after(Reader& reader, Lsn keep_from) {
   if (!*spare) spare = prepare_segment(~std::uint64_t{0});
   // On a full disk the newest segment itself will do when nothing in it is needed.
   const bool replace = !spare && spare.error() == Code::disk_full && !newest_needed;
+  if (!spare && spare.error() == Code::disk_full && !replace) {
+    // All of it is needed (after falling back to the older superblock, say): better past the cap
+    // until the next checkpoint than a store that does not open.
+    const auto limit = std::exchange(options_.wal_limit, ~std::uint64_t{0});
+    spare = prepare_segment(~std::uint64_t{0});
+    options_.wal_limit = limit;
+  }
   if (!spare && !replace) return std::unexpected(spare.error());
   Segment first = newest;
   if (!replace) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "world.hpp"
+#include "tests/btree/world.hpp"
 
 namespace kessai::btree {
 namespace {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "io/sync.hpp"
-#include "world.hpp"
+#include "tests/btree/world.hpp"
 
 namespace kessai::btree {
 namespace {

@@ -16,7 +16,7 @@
 #include <memory>
 #include <unordered_set>
 
-#include "checkpoint_engine.hpp"
+#include "tests/crash/checkpoint_engine.hpp"
 
 namespace kessai::btree::test {
 

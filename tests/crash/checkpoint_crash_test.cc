@@ -2,7 +2,7 @@
 // Goal: whatever checkpoint step, eviction or page the power interrupts, recovery finds every
 // acknowledged commit, whole and without holes, and a tree and a space map that are sound.
 // Method: checkpoint_crash.hpp over several seeds; KESSAI_CRASH_SCALE multiplies them.
-#include "checkpoint_crash.hpp"
+#include "tests/crash/checkpoint_crash.hpp"
 
 #include <gtest/gtest.h>
 

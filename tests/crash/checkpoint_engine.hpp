@@ -70,6 +70,7 @@ class Engine {
     log_options_.max_frame_bytes = 24 * 1024;
     log_options_.wal_limit = 512 * 1024;
     log_options_.on_log_full = [this] {
+      if (!checkpoint_when_log_is_full) return;
       while (store->checkpoint_running()) {
         if (!store->checkpoint_step()) return;
       }
@@ -208,7 +209,9 @@ class Engine {
   std::map<std::uint32_t, std::unique_ptr<Tree>> trees;
   std::unique_ptr<wal::Log> log;
   Lsn low = 0, end = 0;
+  bool checkpoint_when_log_is_full = true;
   std::vector<Commit> replayed;
+  wal::LogOptions& log_options() { return log_options_; }
   io::VirtualClock& clock() { return clock_; }
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: the checkpoint crash harness has teeth. Method: each planted bug of the page store must be
 // found within a few seeds; the run stops at the first violation.
-#include "checkpoint_crash.hpp"
+#include "tests/crash/checkpoint_crash.hpp"
 #include "io/mutant.hpp"
 
 #include <gtest/gtest.h>
