@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <clocale>
 #include <cstdio>
+#include <cstdlib>
 
 #include "tools/bytes.hpp"
 #include "tools/cli.hpp"
@@ -118,6 +119,7 @@ int run(const Invocation& a, bool has_commands) {
 int main(int argc, char** argv) {
   using namespace kessai::tools;
   std::setlocale(LC_CTYPE, "");
+  if (MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");  // keys are typed as UTF-8 everywhere
   install_interrupt_handler();
   Invocation a;
   CLI::App app(

@@ -383,7 +383,8 @@ Result<int> Shell::wal(const Arguments& a) {
   }
   const auto name_of = [&](std::uint32_t id) {
     const auto it = names.find(id);
-    return it == names.end() ? fmt::format("#{}", id) : it->second;
+    if (it != names.end()) return it->second;
+    return id == 1 ? "#catalog" : fmt::format("#{}", id);  // #: no name, or none any more
   };
   const auto wanted = [&](const WalRecord& r) {
     if (!only_tree && !only_key) return true;
