@@ -143,9 +143,9 @@ Result<void> PageStore::step_publish() {
   if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence)) KESSAI_TRY(log_->wait_durable(building_sb_.fence));
   KESSAI_TRY(write_superblock(building_sb_));
   older_ = newest_;
-  newest_ = building_sb_;
   {
     io::MutexLock lock(map_mutex_);
+    newest_ = building_sb_;
     map_.thaw();
     building_.store(0, std::memory_order_seq_cst);
     space_->keep(older_.epoch, newest_.epoch, 0);

@@ -78,7 +78,10 @@ class PageStore final : private PageSource {
   [[nodiscard]] Pool& pool() noexcept { return *pool_; }
   [[nodiscard]] Gate& gate() noexcept { return gate_; }
   [[nodiscard]] wal::StoreId id() const noexcept { return id_; }
-  [[nodiscard]] const Superblock& newest() const noexcept { return newest_; }
+  [[nodiscard]] Superblock newest() const {
+    io::MutexLock lock(map_mutex_);
+    return newest_;
+  }
   /// The log from here on stays: the older checkpoint's low.
   [[nodiscard]] Lsn keep_log_from() const noexcept { return std::min(older_.low, newest_.low); }
   /// Largest F of any readable superblock: recovery's log must reach it (I12).
@@ -226,7 +229,8 @@ class PageStore final : private PageSource {
 
   // owned by whoever runs the checkpoint
   Phase phase_ = Phase::idle;
-  Superblock newest_, older_, building_sb_;
+  Superblock newest_;  ///< written under map_mutex_, which others read it under
+  Superblock older_, building_sb_;
   std::uint32_t sweep_ = 0;      ///< next frame the capture phase looks at
   bool sweep_clean_ = false;     ///< this round of the sweep found nothing to capture
   unsigned map_level_ = 0;

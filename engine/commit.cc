@@ -41,12 +41,7 @@ class TreeHolds {
       last = w.tree.get();
       last->writers.fetch_add(1, std::memory_order_seq_cst);
       held_.push_back(w.tree);
-      if (last->dropping.load(std::memory_order_seq_cst)) {
-        ErrorDetail d;
-        d.what = "the tree was dropped";
-        d.tree = last->name;
-        return std::unexpected(Error(Code::tree_not_found, std::move(d)));
-      }
+      if (last->dropping.load(std::memory_order_seq_cst)) return std::unexpected(dropped_tree(*last));
     }
     return {};
   }
@@ -86,19 +81,24 @@ Result<void> Store::prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pi
   return {};
 }
 
-Result<void> Store::relieve_undo() {
-  if (!undo_->over_budget()) return {};
-  step_versions();
-  if (!undo_->over_budget()) return {};
-  undo_->gc_intervals(snapshots_.in_use(std::min(applied(), durable())));
+void Store::relieve_undo() {
+  if (!undo_->over_budget()) return;
+  const auto collect = [&] {
+    while (step_versions() > 0 && undo_->over_budget()) {
+    }
+    return !undo_->over_budget();
+  };
+  if (collect()) return;
+  const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
+  raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
+  undo_->gc_intervals(in_use);
   // The oldest snapshots pay; they get snapshot_too_old at their next read (I14).
-  while (undo_->over_budget() && snapshots_.kill_oldest()) step_versions();
-  return {};
+  while (undo_->over_budget() && snapshots_.kill_oldest()) collect();
 }
 
 Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
   KESSAI_TRY(writable());
-  KESSAI_TRY(relieve_undo());
+  relieve_undo();
   auto& sorted = writes.sorted();
   TreeHolds holds;
   KESSAI_TRY(holds.take(sorted));
@@ -166,6 +166,7 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
     pages_->poison(ok.error());
     return std::unexpected(Error(Code::unknown_outcome, ErrorDetail{.what = "the commit is in the log but could not be applied: " + ok.error().message(), .path = {}, .tree = {}, .key = {}, .offset = 0, .page = 0, .lsn = at.lsn}));
   }
+  if (KESSAI_INTERRUPT(before_applied)) step_checkpoint(true);
   log_->applied(at);
   if (large) log_->release_low(hold);
   return at.lsn;
@@ -213,6 +214,7 @@ Result<void> Store::apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shad
     c.lsn = lsn;
     c.overflow = w.overflow.empty() ? nullptr : &w.overflow;
     pusher.current = &w;
+    if (KESSAI_INTERRUPT(before_apply)) step_checkpoint(true);
     KESSAI_TRY(w.tree->tree.apply(c, w.hint, shadows, &pusher));
   }
   return {};

@@ -57,21 +57,22 @@ Lsn CommitTicket::lsn() const noexcept { return lsn_; }
 bool CommitTicket::ready() const {
   if (store_ == nullptr || wait_for_ == 0) return true;
   engine::Store::Use use(*store_);
-  if (!use) return true;  // closing made it durable, or wait() tells
+  if (!use || store_->log() == nullptr) return true;  // durable already, or wait() tells
   return store_->log()->poll() >= wait_for_ || store_->log()->poisoned();
 }
 
 Result<void> CommitTicket::wait() const {
   if (store_ == nullptr || wait_for_ == 0) return {};
   engine::Store::Use use(*store_);
-  if (!use) return store_->durable_at_close() >= wait_for_ ? Result<void>() : closed();
+  if (!use) return store_->outcome_at_close(wait_for_, lsn_ != 0);
   return lsn_ != 0 ? store_->wait_durable(wait_for_) : store_->wait_seen(wait_for_);
 }
 
 void CommitTicket::on_durable(std::function<void(Result<void>)> fn) const {
   if (store_ == nullptr || wait_for_ == 0) return fn({});
   engine::Store::Use use(*store_);
-  if (!use) return fn(store_->durable_at_close() >= wait_for_ ? Result<void>() : closed());
+  if (!use) return fn(store_->outcome_at_close(wait_for_, lsn_ != 0));
+  if (store_->log() == nullptr) return fn({});
   store_->log()->on_durable(wait_for_, std::move(fn));
 }
 
@@ -110,10 +111,9 @@ Cursor Transaction::scan(const Tree& tree, Range range) {
 Result<Lsn> Transaction::commit() {
   if (!state_) return closed();
   const bool durable = state_->durability() == Durability::durable;
-  KESSAI_ASSIGN(lsns, state_->commit());
   engine::Store& s = *state_->store();
-  engine::Store::Use use(s);
-  if (!use) return closed();
+  engine::Store::Use use(s);  // before the commit, so that closing waits until it is answered
+  KESSAI_ASSIGN(lsns, state_->commit());
   if (lsns.first == 0) {
     KESSAI_TRY(s.wait_seen(lsns.second));
   } else if (durable) {

@@ -45,7 +45,7 @@ Result<void> Store::owns(const TreeState* t) const {
 
 StoreInfo Store::info() const {
   StoreInfo i;
-  const auto& sb = pages_->newest();
+  const auto sb = pages_->newest();
   const auto usage = pages_->usage();
   i.format = btree::kFormatVersion;
   i.store_id = hex(pages_->id().hi) + hex(pages_->id().lo);

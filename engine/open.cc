@@ -10,6 +10,9 @@
 namespace kessai::engine {
 namespace {
 
+// Checkpoints stepped by commits take small steps: tests see more interleavings.
+constexpr unsigned kSmallBatch = 6;
+
 std::uint64_t ns(std::chrono::milliseconds d) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(d).count());
 }
@@ -134,6 +137,7 @@ Result<void> Store::create_files() {
   btree::PageStoreOptions o;
   o.memory = options_.memory;
   o.lock_timeout_ns = ns(options_.open_timeout);
+  if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::create(*env_, id, o));
   KESSAI_TRY(prepare(std::move(pages)));
   if (env_->directory->backend() != io::Backend::simulated) KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
@@ -188,6 +192,7 @@ Result<void> Store::open_files() {
   o.memory = recovery_memory();
   o.read_only = options_.read_only;
   o.lock_timeout_ns = ns(options_.open_timeout);
+  if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::open(*env_, o));
   KESSAI_TRY(prepare(std::move(pages)));
   for (const Error& e : pages_->damaged_superblocks()) say(e.message());
@@ -331,6 +336,12 @@ Result<void> Store::settle_roots() {
 Result<void> Store::close() {
   if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
   if (closed_.exchange(true, std::memory_order_seq_cst)) return {};
+  closer_.store(io::thread_index() + 1, std::memory_order_relaxed);
+  // Every operation is bounded, so this ends; new ones see closed_. The threads run on meanwhile: an
+  // operation may wait for the log space that a checkpoint gives.
+  for (std::size_t i = 0; uses_ && i < kUseSlots; ++i) {
+    while (uses_[i].count.load(std::memory_order_seq_cst) != 0) io::yield_thread();
+  }
   {
     io::MutexLock lock(wake_mutex_);
     stop_ = true;
@@ -338,10 +349,6 @@ Result<void> Store::close() {
   }
   log_thread_.join();
   checkpoint_thread_.join();
-  // Every operation is bounded, so this ends; new ones see closed_.
-  for (std::size_t i = 0; uses_ && i < kUseSlots; ++i) {
-    while (uses_[i].count.load(std::memory_order_seq_cst) != 0) io::yield_thread();
-  }
   Result<void> ok;
   if (log_ != nullptr && pages_ != nullptr) {
     if (pages_->poisoned()) {
@@ -365,7 +372,18 @@ Result<void> Store::close() {
   pages_.reset();
   log_.reset();
   reader_.reset();
+  close_ended_.store(true, std::memory_order_release);
   return ok;
+}
+
+Result<void> Store::outcome_at_close(Lsn lsn, bool commit) const {
+  if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  // A callback that the closing thread runs must not wait for it.
+  const bool inside = closer_.load(std::memory_order_relaxed) == io::thread_index() + 1;
+  while (!inside && !close_ended_.load(std::memory_order_acquire)) io::yield_thread();
+  if (durable_at_close_.load(std::memory_order_acquire) >= lsn) return {};
+  return commit ? fail(Code::unknown_outcome, "the store was closed before the commit was durable; ask again after reopening")
+                : fail(Code::closed_handle, "the store is closed");
 }
 
 }  // namespace kessai::engine

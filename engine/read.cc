@@ -19,22 +19,12 @@ Result<void> check_value(std::string_view value) {
                                         std::to_string(kMaxValueBytes));
 }
 
-namespace {
-
-std::unexpected<Error> dropped(const TreeState& t) {
+Error dropped_tree(const TreeState& t) {
   ErrorDetail d;
   d.what = "the tree was dropped";
   d.tree = t.name;
-  return std::unexpected(Error(Code::tree_not_found, std::move(d)));
+  return Error(Code::tree_not_found, std::move(d));
 }
-
-bool gone_at(const TreeState& t, Lsn w) {
-  // Set before the first page is freed; whoever met a freed page synchronised with that.
-  const Lsn at = t.dropped_at.load(std::memory_order_acquire);
-  return at != 0 && w >= at;
-}
-
-}  // namespace
 
 mvcc::Snapshots::Live Store::begin_snapshot(bool read_only) {
   return snapshots_.begin([&] { return read_only ? std::min(applied(), durable()) : applied(); });
@@ -43,7 +33,7 @@ mvcc::Snapshots::Live Store::begin_snapshot(bool read_only) {
 Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
                                     std::string* value, btree::LeafHint* hint) {
   auto r = t.tree.get(key, value, hint);
-  if (gone_at(t, s.w)) return dropped(t);
+  if (t.gone_at(s.w)) return std::unexpected(dropped_tree(t));
   if (!r) return std::unexpected(r.error());
   SnapshotRead out;
   out.page_lsn = r->page_lsn;
@@ -64,11 +54,15 @@ Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mv
 Result<Lsn> Store::get(TreeState& t, std::string_view key, std::string& value) {
   KESSAI_TRY(check_key(key));
   for (;;) {
-    // Not registered: if the collector passed this snapshot meanwhile, take a newer one.
     const mvcc::Snapshot s{std::min(applied(), durable())};
-    KESSAI_ASSIGN(r, read_at(t, key, s, &value));
-    if (r.found) return r.lsn;
-    if (gc_horizon_.load(std::memory_order_seq_cst) <= s.w) return fail(Code::not_found);
+    auto r = read_at(t, key, s, &value);
+    // Not registered: if the collector passed this snapshot meanwhile, take a newer one. A row that
+    // was found is right, unless it comes from a page that belonged to a dropped tree.
+    const bool sure = r && r->found && t.dropped_at.load(std::memory_order_acquire) == 0;
+    if (!sure && freed_since(s)) continue;
+    if (!r) return std::unexpected(r.error());
+    if (!r->found) return fail(Code::not_found);
+    return r->lsn;
   }
 }
 
@@ -77,7 +71,7 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
   for (const auto key : keys) KESSAI_TRY(check_key(key));
   constexpr std::size_t kMost = 64;
   btree::Tree::Lookup lookups[kMost];
-  for (std::size_t from = 0; from < keys.size(); from += kMost) {
+  for (std::size_t from = 0; from < keys.size();) {
     const std::size_t n = std::min(kMost, keys.size() - from);
     const mvcc::Snapshot s{std::min(applied(), durable())};
     for (std::size_t i = 0; i < n; ++i) {
@@ -86,7 +80,9 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
       lookups[i].status = {};
     }
     t.tree.multi_get({lookups, n});
-    if (gone_at(t, s.w)) return dropped(t);
+    const bool freed = freed_since(s);
+    if (t.gone_at(s.w)) return std::unexpected(dropped_tree(t));
+    if (freed && t.dropped_at.load(std::memory_order_acquire) != 0) continue;  // again, at a newer snapshot
     for (std::size_t i = 0; i < n; ++i) {
       Lookup& o = out[from + i];
       const auto& record = lookups[i].record;
@@ -98,8 +94,8 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
       } else if (record.present && s.sees(btree::tag_lsn(record.tag))) {
         o.found = !btree::is_ghost(record.tag);
         o.lsn = btree::tag_lsn(record.tag);
-      } else if (record.present) {
-        // Newer than what is durable: the one-key path knows how to wait for nothing.
+      } else if (record.present || freed) {
+        // Newer than what is durable, or purged under us: the one-key path knows what to do.
         auto lsn = get(t, keys[from + i], o.value);
         o.found = lsn.has_value();
         o.lsn = lsn.value_or(0);
@@ -107,6 +103,7 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
       }
       if (!o.found) o.value.clear();
     }
+    from += n;
   }
   return {};
 }

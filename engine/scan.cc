@@ -6,15 +6,16 @@
 namespace kessai::engine {
 
 CursorState::CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range, TransactionState* txn)
-    : store_(std::move(store)), tree_(std::move(tree)), txn_(txn), reverse_(range.reverse) {
-  if (txn_ != nullptr) {
-    snapshot_ = txn_->snapshot();
-    for (const Write& w : txn_->writes().all()) {
+    : store_(std::move(store)), tree_(std::move(tree)), reverse_(range.reverse) {
+  if (txn != nullptr) {
+    txn_ = txn->self();
+    snapshot_ = txn->snapshot();
+    for (const Write& w : txn->writes().all()) {
       if (w.tree != tree_ || w.key < range.from || (range.to && w.key >= *range.to)) continue;
       own_.push_back({w.key, w.value, w.remove});
     }
     std::sort(own_.begin(), own_.end(), [this](const Own& a, const Own& b) { return before(a.key, b.key); });
-    txn_->answered();
+    txn->answered();
   } else {
     live_ = store_->begin_snapshot(true);
     snapshot_ = live_.snapshot();
@@ -52,17 +53,30 @@ bool CursorState::resolve(const btree::TreeCursor::Row& row) {
 }
 
 bool CursorState::next_stored() {
+  btree::TreeCursor::Row row;
+  // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else.
+  while (cursor_->next_in_page(row)) {
+    const Lsn lsn = btree::tag_lsn(row.tag);
+    if (!snapshot_.sees(lsn) || btree::is_overflow(row.tag)) return next_resolved(row, true);
+    if (btree::is_ghost(row.tag)) continue;
+    stored_key_ = row.key;
+    stored_value_ = row.value;
+    stored_lsn_ = lsn;
+    return true;
+  }
+  return next_resolved(row, false);
+}
+
+bool CursorState::next_resolved(btree::TreeCursor::Row& row, bool have_row) {
   Store::Use use(*store_);
   if (!use) {
     status_ = fail(Code::closed_handle, "the store is closed");
     return false;
   }
-  btree::TreeCursor::Row row;
-  for (;;) {
-    auto more = cursor_->next(row);
-    const Lsn dropped = tree_->dropped_at.load(std::memory_order_acquire);
-    if (dropped != 0 && snapshot_.w >= dropped) {
-      status_ = fail(Code::tree_not_found, "the tree was dropped");
+  for (;; have_row = false) {
+    auto more = have_row ? Result<bool>(true) : cursor_->next(row);
+    if (tree_->gone_at(snapshot_.w)) {
+      status_ = std::unexpected(dropped_tree(*tree_));
       return false;
     }
     if (!more) {
@@ -72,7 +86,7 @@ bool CursorState::next_stored() {
     if (!*more) return false;
     const bool visible = resolve(row);
     if (!status_) return false;
-    if (live_.killed() || (txn_ != nullptr && txn_->killed())) {
+    if (live_.killed() || (txn_ != nullptr && (*txn_)->killed())) {
       status_ = fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
       return false;
     }
@@ -82,7 +96,7 @@ bool CursorState::next_stored() {
 
 bool CursorState::next() {
   if (!status_) return false;
-  if (txn_ != nullptr && !txn_->active()) {
+  if (txn_ != nullptr && (*txn_ == nullptr || !(*txn_)->active())) {
     status_ = fail(Code::closed_handle, "the transaction of this cursor has ended");
     return false;
   }

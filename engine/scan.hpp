@@ -15,7 +15,7 @@ class CursorState {
  public:
   /// A cursor that only reports `e`.
   explicit CursorState(Error e) : status_(std::unexpected(std::move(e))) {}
-  /// Within `txn` (not owned; the cursor must not outlive it), or with a snapshot of its own.
+  /// Within `txn` (not owned; when it ends, so does the cursor), or with a snapshot of its own.
   CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range, TransactionState* txn);
 
   [[nodiscard]] bool next();
@@ -30,12 +30,13 @@ class CursorState {
     bool remove;
   };
   [[nodiscard]] bool next_stored();
+  [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row);
   [[nodiscard]] bool resolve(const btree::TreeCursor::Row& row);
   [[nodiscard]] bool before(std::string_view a, std::string_view b) const noexcept { return reverse_ ? b < a : a < b; }
 
   std::shared_ptr<Store> store_;
   std::shared_ptr<TreeState> tree_;
-  TransactionState* txn_ = nullptr;
+  std::shared_ptr<TransactionState*> txn_;  ///< null: no transaction; points to null: it is gone
   mvcc::Snapshots::Live live_;
   mvcc::Snapshot snapshot_;
   bool reverse_ = false;

@@ -18,7 +18,7 @@
 // "kessai-log" (log upkeep) and "kessai-ckpt" (checkpoints, version GC, purging, freeing); with
 // Env::background == false their work is done in small steps at the end of commits, so that a test
 // is deterministic.
-// Lock order: ddl_mutex_ > checkpoint_mutex_ > upkeep_mutex_ > trees_mutex_ > everything in mvcc,
+// Lock order: ddl_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ > everything in mvcc,
 // btree and wal. No page latch is held while any of these is taken.
 #pragma once
 
@@ -57,6 +57,11 @@ struct TreeState {
   std::atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
   std::atomic<bool> dropping{false};      ///< no new commits
   std::atomic<Lsn> dropped_at{0};         ///< commit LSN of the drop; snapshots at or past it see nothing
+  /// Set before the first page is freed; whoever met a freed page synchronised with that.
+  [[nodiscard]] bool gone_at(Lsn w) const noexcept {
+    const Lsn at = dropped_at.load(std::memory_order_acquire);
+    return at != 0 && w >= at;
+  }
 };
 
 /// A row as a snapshot sees it.
@@ -72,18 +77,17 @@ class Store final : public std::enable_shared_from_this<Store> {
   ~Store();
   [[nodiscard]] Result<void> close();
 
-  /// Keeps the store open while an operation runs; false once it is closed.
+  /// Keeps the store open while an operation runs; false once it is closed, and in a forked child.
   class Use {
    public:
     explicit Use(Store& s) noexcept;
     ~Use();
     Use(const Use&) = delete;
     Use& operator=(const Use&) = delete;
-    [[nodiscard]] explicit operator bool() const noexcept { return open_; }
+    [[nodiscard]] explicit operator bool() const noexcept { return slot_ != nullptr; }
 
    private:
-    std::atomic<std::uint32_t>* slot_;
-    bool open_;
+    std::atomic<std::uint32_t>* slot_;  ///< null: refused
   };
 
   // --- catalog (catalog.cc) ------------------------------------------------------------------
@@ -95,6 +99,13 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// What snapshot `s` sees under `key`; `value` may be null.
   [[nodiscard]] Result<SnapshotRead> read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
                                              std::string* value, btree::LeafHint* hint = nullptr);
+  /// Whether something that snapshot `s` needs may have gone: before-images, ghosts, the pages of a
+  /// dropped tree. For reads without a registered snapshot; ask afterwards. Who misses what has
+  /// gone synchronised with its removal (a mutex, or the version of a page), so also sees the
+  /// announcement that came before it.
+  [[nodiscard]] bool freed_since(const mvcc::Snapshot& s) const noexcept {
+    return gc_horizon_.load(std::memory_order_seq_cst) > s.w;
+  }
   /// The newest durable version, without a registered snapshot.
   [[nodiscard]] Result<Lsn> get(TreeState& t, std::string_view key, std::string& value);
   [[nodiscard]] Result<void> multi_get(TreeState& t, std::span<const std::string_view> keys, std::span<Lookup> out);
@@ -110,8 +121,9 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Lsn applied() const noexcept { return log_ ? log_->applied_lsn() : recovered_to_; }
   [[nodiscard]] Lsn durable() const noexcept { return log_ ? log_->durable_lsn() : recovered_to_; }
   [[nodiscard]] Result<void> writable() const;
-  /// How far the log was durable when the store was closed.
-  [[nodiscard]] Lsn durable_at_close() const noexcept { return durable_at_close_.load(std::memory_order_acquire); }
+  /// For tickets once closing has begun: waits until it has ended, and tells whether `lsn` was durable
+  /// then. `commit`: of a commit that was applied (else of what was read).
+  [[nodiscard]] Result<void> outcome_at_close(Lsn lsn, bool commit) const;
 
   // --- upkeep (upkeep.cc) --------------------------------------------------------------------
   [[nodiscard]] Result<void> checkpoint();
@@ -171,14 +183,16 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows);
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream, std::uint64_t& hold);
   [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
-  [[nodiscard]] Result<void> relieve_undo();
+  void relieve_undo();
 
   // upkeep.cc
   void log_thread();
   void checkpoint_thread();
-  void step_versions();
+  std::size_t step_versions();  ///< how many before-images went
+  static void raise(std::atomic<Lsn>& horizon, Lsn to) noexcept;
   void step_purge(std::size_t most);
   void step_reclaim(std::size_t most);
+  void step_checkpoint(bool due);
   [[nodiscard]] bool checkpoint_due() const;
   [[nodiscard]] Result<void> run_checkpoint(bool clean);
 
@@ -206,9 +220,11 @@ class Store final : public std::enable_shared_from_this<Store> {
   // own synchronisation
   mvcc::Snapshots snapshots_;
   std::atomic<Lsn> horizon_{0};
-  std::atomic<Lsn> gc_horizon_{0};  ///< before-images that end at or below it may be gone
+  std::atomic<Lsn> gc_horizon_{0};  ///< what ended at or below it may be gone; raised before it goes
   std::atomic<std::uint64_t> next_owner_{1};
   std::atomic<bool> closed_{false};
+  std::atomic<unsigned> closer_{0};  ///< 1 + thread_index() of the thread in close()
+  std::atomic<bool> close_ended_{false};
   std::atomic<Lsn> durable_at_close_{0};
   static constexpr std::size_t kUseSlots = 64;
   struct alignas(64) UseSlot {
@@ -241,6 +257,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   io::Thread log_thread_, checkpoint_thread_;
 };
 
+[[nodiscard]] Error dropped_tree(const TreeState& t);
 /// Arguments of every read and write call.
 [[nodiscard]] Result<void> check_key(std::string_view key);
 [[nodiscard]] Result<void> check_value(std::string_view value);

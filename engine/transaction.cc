@@ -39,6 +39,7 @@ TransactionState::TransactionState(std::shared_ptr<Store> store, const BeginOpti
 }
 
 TransactionState::~TransactionState() {
+  if (self_) *self_ = nullptr;
   if (active_) end();
 }
 
@@ -81,7 +82,7 @@ Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::stri
   }
   auto r = store_->read_at(*t, key, live_.snapshot(), &value);
   if (!r) return failed(r.error());
-  if (live_.killed()) return failed(Error(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again"));
+  if (killed()) return failed(Error(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again"));
   answered_ = true;
   if (!r->found) return fail(Code::not_found);
   return r->lsn;
@@ -94,12 +95,14 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const std::sha
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
+  // The pages of a dropped tree stay while this snapshot is older than the drop.
+  if (t->gone_at(judge_current_ ? kMaxLsn : live_.snapshot().w)) return std::unexpected(dropped_tree(*t));
   if (!r) return std::unexpected(r.error());
-  if (live_.killed()) return fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again");
+  if (killed()) return fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again");
   c.page_lsn = r->page_lsn;
   c.tag = r->tag;
   c.live = r->present && !btree::is_ghost(r->tag);
-  if (r->present && conflict_on_newer && !live_.snapshot().sees(btree::tag_lsn(r->tag))) {
+  if (r->present && conflict_on_newer && !judge_current_ && !live_.snapshot().sees(btree::tag_lsn(r->tag))) {
     store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
     return std::unexpected(conflict(*t, key, btree::tag_lsn(r->tag)));
   }
@@ -174,7 +177,7 @@ Result<void> TransactionState::insert(const std::shared_ptr<TreeState>& t, std::
     if (existing != nullptr) *existing = std::move(c->value);
     return exists(btree::tag_lsn(c->tag));
   }
-  if (c->tag != 0 && !live_.snapshot().sees(btree::tag_lsn(c->tag))) {
+  if (c->tag != 0 && !judge_current_ && !live_.snapshot().sees(btree::tag_lsn(c->tag))) {
     store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
     return failed(conflict(*t, key, btree::tag_lsn(c->tag)));
   }
@@ -228,8 +231,7 @@ Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
     return fail(Code::closed_handle, "an earlier call of this transaction failed; it was rolled back");
   }
   Store::Use use(*store_);
-  const bool killed = live_.killed();
-  if (!use || killed) {
+  if (const bool too_old = killed(); !use || too_old) {
     end();
     return !use ? fail(Code::closed_handle, "the store is closed")
                 : fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again");
@@ -259,23 +261,20 @@ Result<void> TransactionState::rollback() {
 
 Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_ptr<TreeState>& t, std::string_view key,
                        std::string_view value, char kind, Durability durability) {
-  for (;;) {
-    BeginOptions o;
-    o.durability = durability;
-    TransactionState txn(store, o);
-    auto done = kind == 'p'   ? txn.put(t, key, value)
-                : kind == 'i' ? txn.insert(t, key, value, nullptr)
-                              : txn.remove(t, key);
-    // Nothing was read before: a change that came in between simply comes first.
-    if (!done && done.error() == Code::write_conflict) continue;
-    if (!done) {
-      if (auto waited = txn.rollback(); !waited) return std::unexpected(waited.error());
-      return std::unexpected(done.error());
-    }
-    KESSAI_ASSIGN(lsns, txn.commit());
-    if (durability == Durability::durable) KESSAI_TRY(store->wait_durable(lsns.second));
-    return lsns.first;
+  BeginOptions o;
+  o.durability = durability;
+  TransactionState txn(store, o);
+  txn.judge_current();  // nothing was read before: a change that came in between simply comes first
+  auto done = kind == 'p'   ? txn.put(t, key, value)
+              : kind == 'i' ? txn.insert(t, key, value, nullptr)
+                            : txn.remove(t, key);
+  if (!done) {
+    if (auto waited = txn.rollback(); !waited) return std::unexpected(waited.error());
+    return std::unexpected(done.error());
   }
+  KESSAI_ASSIGN(lsns, txn.commit());
+  if (durability == Durability::durable) KESSAI_TRY(store->wait_durable(lsns.second));
+  return lsns.first;
 }
 
 }  // namespace kessai::engine

@@ -29,13 +29,20 @@ class TransactionState {
 
   [[nodiscard]] bool active() const noexcept { return active_; }
   [[nodiscard]] const mvcc::Snapshot& snapshot() const noexcept { return live_.snapshot(); }
-  [[nodiscard]] bool killed() const noexcept { return live_.killed(); }
+  [[nodiscard]] bool killed() const noexcept { return live_.killed() && !judge_current_; }
   [[nodiscard]] Durability durability() const noexcept { return options_.durability; }
   [[nodiscard]] const std::shared_ptr<Store>& store() const noexcept { return store_; }
   [[nodiscard]] WriteSet& writes() noexcept { return writes_; }
   /// Every call goes through this: open, not failed, tree of this store.
   [[nodiscard]] Result<void> usable(const TreeState* t) const;
   void answered() noexcept { answered_ = true; }
+  /// Autocommit: writes are judged on current data, not on the snapshot.
+  void judge_current() noexcept { judge_current_ = true; }
+  /// For cursors, which may outlive the transaction: points to it, then to null.
+  [[nodiscard]] const std::shared_ptr<TransactionState*>& self() {
+    if (!self_) self_ = std::make_shared<TransactionState*>(this);
+    return self_;
+  }
 
  private:
   struct Current {
@@ -62,6 +69,8 @@ class TransactionState {
   bool answered_ = false; ///< something read was given out
   bool active_ = true;
   bool failed_ = false;   ///< only rollback is left
+  bool judge_current_ = false;
+  std::shared_ptr<TransactionState*> self_;
 };
 
 /// One autocommitted change: the same path without a snapshot.

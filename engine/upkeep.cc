@@ -13,13 +13,25 @@ constexpr std::uint64_t kUpkeepTickNs = 10'000'000;
 constexpr std::size_t kMostGhosts = 1 << 20;  // beyond that, page-local purging finds them
 }  // namespace
 
+/// Several threads may step the versions at once; the horizons never go back.
+void Store::raise(std::atomic<Lsn>& horizon, Lsn to) noexcept {
+  Lsn now = horizon.load(std::memory_order_relaxed);
+  while (now < to && !horizon.compare_exchange_weak(now, to, std::memory_order_seq_cst, std::memory_order_relaxed)) {
+  }
+}
+
 Store::Use::Use(Store& s) noexcept : slot_(&s.uses_[io::thread_index() % kUseSlots].count) {
   // Announce, then look; close() sets its flag, then counts (both seq_cst).
   slot_->fetch_add(1, std::memory_order_seq_cst);
-  open_ = !s.closed_.load(std::memory_order_seq_cst);
+  if (!s.closed_.load(std::memory_order_seq_cst) && !s.in_forked_child()) return;
+  // Refused: what the caller does now, closing does not wait for.
+  slot_->fetch_sub(1, std::memory_order_release);
+  slot_ = nullptr;
 }
 
-Store::Use::~Use() { slot_->fetch_sub(1, std::memory_order_release); }
+Store::Use::~Use() {
+  if (slot_ != nullptr) slot_->fetch_sub(1, std::memory_order_release);
+}
 
 void Store::note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn) {
   Ghost g{std::move(tree), std::string(key), lsn};
@@ -27,13 +39,12 @@ void Store::note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Ls
   if (ghosts_.size() < kMostGhosts) ghosts_.push_back(std::move(g));
 }
 
-void Store::step_versions() {
-  const Lsn bound = std::min(applied(), durable());
-  const Lsn horizon = snapshots_.horizon(bound);
-  horizon_.store(horizon, std::memory_order_release);
-  // Readers without a registered snapshot look at this after a miss: before anything goes.
-  if (gc_horizon_.load(std::memory_order_relaxed) < horizon) gc_horizon_.store(horizon, std::memory_order_seq_cst);
-  undo_->gc(horizon, 4096);
+std::size_t Store::step_versions() {
+  const Lsn horizon = snapshots_.horizon(std::min(applied(), durable()));
+  // Announced before anything can go: see freed_since().
+  raise(gc_horizon_, horizon);
+  raise(horizon_, horizon);
+  return undo_->gc(horizon, 4096);
 }
 
 void Store::step_purge(std::size_t most) {
@@ -102,11 +113,15 @@ void Store::after_commit() {
   step_versions();
   step_purge(4);
   step_reclaim(1);
+  step_checkpoint(checkpoint_due());
+}
+
+void Store::step_checkpoint(bool due) {
   io::MutexLock ckpt(checkpoint_mutex_);
   if (pages_->poisoned()) return;
   if (pages_->checkpoint_running()) {
     static_cast<void>(pages_->checkpoint_step());  // an error has poisoned the store
-  } else if (checkpoint_due()) {
+  } else if (due) {
     pages_->begin_checkpoint(false);
   }
 }

@@ -5,12 +5,14 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <climits>
+#include <new>
 #include <set>
 #include <string>
 #include <system_error>
@@ -145,6 +147,17 @@ unsigned thread_index() noexcept {
   return t_index;
 }
 
-int process_id() noexcept { return ::getpid(); }
+int process_id() noexcept {
+  // getpid is a system call, and every operation asks. The kernel empties this page in a child.
+  static std::atomic<int>* const known = []() -> std::atomic<int>* {
+    void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED || ::madvise(page, 4096, MADV_WIPEONFORK) != 0) return nullptr;
+    return new (page) std::atomic<int>(0);
+  }();
+  if (known == nullptr) return ::getpid();
+  if (const int id = known->load(std::memory_order_relaxed); id != 0) return id;
+  known->store(::getpid(), std::memory_order_relaxed);
+  return ::getpid();
+}
 
 }  // namespace kessai::io

@@ -201,7 +201,8 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
   const std::size_t size = (sizeof(Entry) + key.size() + before.value.size() + 7) & ~std::size_t{7};
   Shard& shard = shard_of(hash);
   io::MutexLock lock(shard.mutex);
-  drop_expired(shard, horizon_.load(std::memory_order_relaxed), kGcPerPush);
+  // Acquire, and release in gc(): who misses what goes here also sees what the collector announced.
+  drop_expired(shard, horizon_.load(std::memory_order_acquire), kGcPerPush);
   const std::uint32_t count = shard.count.load(std::memory_order_relaxed);
   if (shard.buckets == nullptr || count > shard.bucket_mask) shard.grow();
 
@@ -258,7 +259,7 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
 
 std::size_t Undo::gc(Lsn horizon, std::size_t limit) {
   for (Lsn seen = horizon_.load(std::memory_order_relaxed); seen < horizon;)
-    if (horizon_.compare_exchange_weak(seen, horizon, std::memory_order_relaxed)) break;
+    if (horizon_.compare_exchange_weak(seen, horizon, std::memory_order_release, std::memory_order_relaxed)) break;
   std::size_t dropped = 0;
   for (std::size_t n = 0; n < kShards && dropped < limit; ++n) {
     const std::size_t i = gc_cursor_.fetch_add(1, std::memory_order_relaxed) % kShards;

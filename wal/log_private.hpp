@@ -56,7 +56,8 @@ class LogImpl final : public Log {
   void release_low(std::uint64_t token) override;
   Lsn tail() const noexcept override { return tail_.load(std::memory_order_acquire); }
   Lsn durable_lsn() const noexcept override { return durable_.load(std::memory_order_seq_cst); }
-  Lsn applied_lsn() const noexcept override { return applied_.load(std::memory_order_acquire); }
+  // seq_cst, both watermarks: snapshots begin at them (mvcc/snapshots.hpp, B2 and H1).
+  Lsn applied_lsn() const noexcept override { return applied_.load(std::memory_order_seq_cst); }
   Lsn low() const override;
   std::uint64_t generation() const noexcept override { return generation_; }
   Lsn first_lsn() const noexcept override { return first_lsn_; }
