@@ -26,6 +26,11 @@ constexpr unsigned kBatch = 64;
 constexpr unsigned kSpins = 100;
 constexpr std::uint64_t kWaitSliceNs = 10'000'000;
 constexpr std::uint32_t kMinFrames = 64;
+// How long a thread looks for a frame before it says out_of_memory: when all that is left is pinned,
+// and when some are only busy (being read, written or handed over), in sweeps.
+constexpr unsigned kPinnedRounds = 64;
+constexpr unsigned kBusyRounds = 1000;
+constexpr std::uint64_t kBusyPauseNs = 1'000'000;
 
 }  // namespace
 
@@ -185,7 +190,7 @@ void Pool::load_batch(std::span<const PageId> pages) {
       const PageId page = pages.front();
       Optimistic g;
       if (page == kNoPage || word(page) == nullptr || peek(page, g) != Peek::miss) continue;
-      const auto f = take_frame();
+      const auto f = take(n == 0);  // who holds frames does not wait long for more
       if (!f) {
         pages = {};  // finish the reads begun; the rest is the callers' own
         break;
@@ -306,7 +311,9 @@ void Pool::return_frame(FrameId f) noexcept {
   free_.push_back(f);
 }
 
-Result<FrameId> Pool::take_frame() {
+Result<FrameId> Pool::take_frame() { return take(true); }
+
+Result<FrameId> Pool::take(bool patient) {
   for (;;) {
     {
       io::SpinLock lock(free_mutex_);
@@ -316,7 +323,7 @@ Result<FrameId> Pool::take_frame() {
         return f;
       }
     }
-    KESSAI_TRY(evict_batch());
+    KESSAI_TRY(evict_batch(patient));
   }
 }
 
@@ -338,30 +345,40 @@ bool Pool::try_evict(FrameId f) noexcept {
   return true;
 }
 
-std::uint32_t Pool::sweep(std::vector<FrameId>& dirty) {
+/// A batch is never so much of the pool that one sweep goes all the way round and takes what it has
+/// just stripped of its reference bit.
+std::uint32_t Pool::eviction_batch() const noexcept {
+  return std::clamp<std::uint32_t>(frame_count_ / 16, 4, kBatch);
+}
+
+std::uint32_t Pool::sweep(std::vector<FrameId>& dirty, bool& busy) {
   std::uint32_t evicted = 0;
-  for (std::uint32_t seen = 0; seen < 2 * frame_count_ && evicted < kBatch; ++seen) {
+  const std::uint32_t batch = eviction_batch();
+  for (std::uint32_t seen = 0; seen < 2 * frame_count_ && evicted < batch; ++seen) {
     const FrameId f = hand_;
     hand_ = hand_ + 1 == frame_count_ ? 0 : hand_ + 1;
     Frame& fr = frames_[f];
-    if (fr.page.load(std::memory_order_relaxed) == 0 || fr.pins.load(std::memory_order_relaxed) != 0 ||
-        fr.writing.load(std::memory_order_relaxed) != 0) {
+    if (fr.pins.load(std::memory_order_relaxed) != 0) continue;
+    if (fr.page.load(std::memory_order_relaxed) == 0 || fr.writing.load(std::memory_order_relaxed) != 0) {
+      busy = true;
       continue;
     }
     if (fr.ref.load(std::memory_order_relaxed) != 0) {
       fr.ref.store(0, std::memory_order_relaxed);
     } else if (fr.dirty_epoch.load(std::memory_order_relaxed) != 0) {
-      if (dirty.size() < kBatch && std::find(dirty.begin(), dirty.end(), f) == dirty.end()) dirty.push_back(f);
+      if (dirty.size() < batch && std::find(dirty.begin(), dirty.end(), f) == dirty.end()) dirty.push_back(f);
       // A batch of dirty victims is as good as evicted ones: writing it frees the next round.
-      if (dirty.size() == kBatch) break;
+      if (dirty.size() == batch) break;
     } else if (try_evict(f)) {
       ++evicted;
+    } else {
+      busy = true;
     }
   }
   return evicted;
 }
 
-Result<void> Pool::evict_batch() {
+Result<void> Pool::evict_batch(bool patient) {
   io::MutexLock lock(evict_mutex_);
   {
     io::SpinLock free_lock(free_mutex_);
@@ -369,16 +386,26 @@ Result<void> Pool::evict_batch() {
   }
   pressure_.store(true, std::memory_order_relaxed);
   std::vector<FrameId> dirty;
-  for (unsigned round = 0; round < 64; ++round) {
+  for (unsigned round = 0;; ++round) {
     dirty.clear();
-    std::uint32_t evicted = sweep(dirty);
-    if (!dirty.empty() && evicted < kBatch) {
+    bool busy = false;
+    std::uint32_t evicted = sweep(dirty, busy);
+    busy |= !dirty.empty();
+    if (!dirty.empty() && evicted < eviction_batch()) {
       KESSAI_TRY(source_->write_out(dirty));
       for (const FrameId f : dirty) evicted += try_evict(f) ? 1 : 0;
     }
     counters_.evicted.fetch_add(evicted, std::memory_order_relaxed);
     if (evicted > 0) return {};
-    io::yield_thread();
+    if (round >= (busy && patient ? kBusyRounds : kPinnedRounds)) break;
+    if (round < kPinnedRounds) {
+      io::yield_thread();
+    } else {
+      static const std::atomic<std::uint32_t> never{0};
+      io::futex_wait(never, 0, kBusyPauseNs);
+    }
+    io::SpinLock free_lock(free_mutex_);
+    if (!free_.empty()) return {};
   }
   return fail(Code::out_of_memory,
               "every page of the cache is in use (pinned or being written); raise Options::memory");

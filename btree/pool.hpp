@@ -180,9 +180,11 @@ class Pool {
   void hold(PageId page, Word& w, FrameId f, Exclusive& out) noexcept;
   [[nodiscard]] bool start_load(PageId page, FrameId f) noexcept;
   void finish_load(PageId page, FrameId f, bool ok) noexcept;
-  [[nodiscard]] Result<void> evict_batch();
+  [[nodiscard]] Result<FrameId> take(bool patient);
+  [[nodiscard]] Result<void> evict_batch(bool patient);
   [[nodiscard]] bool try_evict(FrameId f) noexcept;
-  [[nodiscard]] std::uint32_t sweep(std::vector<FrameId>& dirty) KESSAI_REQUIRES(evict_mutex_);
+  [[nodiscard]] std::uint32_t eviction_batch() const noexcept;
+  [[nodiscard]] std::uint32_t sweep(std::vector<FrameId>& dirty, bool& busy) KESSAI_REQUIRES(evict_mutex_);
   void wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept;
 
   // constant after create()

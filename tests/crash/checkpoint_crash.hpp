@@ -147,6 +147,7 @@ class CheckpointHarness {
     client_.fold();
     const auto dice = random_.below(100);
     if (dice < 20) {
+      if (random_.below(3) != 0) filler(e);
       if (open_.size() < 3) begin_commit(e);
     } else if (dice < 52) {
       if (!open_.empty()) apply_one(e, random_.below(open_.size()));
@@ -246,6 +247,19 @@ class CheckpointHarness {
     e.log->fill(*r, std::as_bytes(std::span(record)));
     open_.push_back(std::move(o));
     if (open_.back().commit.ops.front().tree == kCatalog) apply_one(e, open_.size() - 1);
+  }
+
+  /// Log bytes without pages: segments fill up and are recycled between two checkpoints.
+  void filler(Engine& e) {
+    std::string record;
+    wal::start_record(wal::RecordKind::filler, record);
+    record.append(7000, 'f');
+    wal::finish_record(record);
+    auto r = e.log->reserve(record.size());
+    if (!r) return violate("reserve: " + r.error().message());
+    client_.handed_out = std::max(client_.handed_out, r->lsn);
+    e.log->fill(*r, std::as_bytes(std::span(record)));
+    e.log->applied(*r);
   }
 
   void apply_one(Engine& e, std::size_t which) {
