@@ -64,7 +64,8 @@ if [[ -z $input ]]; then
   run "kvpay generate invoices --days 30"
   "$kvpay" generate "$input" --days 30 --invoices 150 --seed 2010 | indent
 fi
-read -r requests sum lines < <(truth "$input")
+[[ -r $input ]] || { echo "demo: cannot read $input" >&2 && exit 2; }
+read -r requests sum lines < <(truth "$input") || { echo "demo: $input holds no readable invoices" >&2 && exit 2; }
 say "$input: $lines lines, $requests invoices, together $(python3 -c "print(f'{$sum/1000:,.3f}')")"
 say "(computed by python3 with exact decimals, from the files alone)"
 
