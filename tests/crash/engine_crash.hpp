@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's crash harness: 200 transactions through the public API, over three openings of one
+// small store (64 page frames, 64 KiB log segments, a checkpoint each 16 KiB of log), with all upkeep
+// stepped by the commits themselves. At every disk operation the power may fail with each outcome of
+// the simulated disk; the real Database::open recovers; the power fails again inside that recovery.
+//
+// Oracle. The states after each commit, in commit order, and how many commits the client may take
+// for granted: told by a durable commit, a ticket, wait_durable, a read of one-call form (I7), or by
+// an earlier recovery. What recovery finds must equal one of the states from there on, as a whole,
+// trees included; check() must be clean; a second recovery must find the same; new commits must get
+// higher LSNs, work, and survive a clean close.
+// Crash states with equal images and equal client knowledge are recovered once.
+//
+// One state in eight has its newest superblock damaged on top: the one before must do, as long as the
+// log reaches (I12).
+//
+// Reads, opens and locks change nothing: a crash before one of them leaves what a crash before the
+// next operation leaves. They are counted as crash points, not recovered again.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "btree/page_store.hpp"
+#include "tests/crash/engine_model.hpp"
+
+namespace kessai::test {
+
+struct CrashRun {
+  std::uint64_t points = 0;    ///< I/O indices at which the power may have failed
+  std::uint64_t outcomes = 0;  ///< crash states looked at
+  std::uint64_t distinct = 0;  ///< of those, recovered (others had an equal image)
+  std::uint64_t nested = 0;    ///< crashes inside a recovery
+  std::uint64_t commits = 0, relaxed = 0, rollbacks = 0, created = 0, dropped = 0, long_values = 0;
+  std::uint64_t checkpoints = 0, evicted = 0, splits = 0, merges = 0, purged = 0;
+  std::uint64_t log_frame_bytes = 0, log_file_bytes = 0;
+  std::optional<std::string> violation;  ///< the first one found
+};
+
+struct CrashPlan {
+  std::uint64_t seed = 1;
+  int transactions = 200;
+  bool every_nested = false;  ///< crash at every operation of each recovery, not at a random one that writes
+};
+
+class EngineHarness {
+ public:
+  explicit EngineHarness(const CrashPlan& plan) : plan_(plan), random_(plan.seed), disk_(plan.seed) {}
+
+  CrashRun run() {
+    constexpr int kOpenings = 3;
+    for (int opening = 0; opening < kOpenings && good(); ++opening) {
+      {
+        Process p(disk_, random_.next());
+        p.options.create = opening == 0;
+        if (opening == 0) {
+          start(p);
+          watch();
+        } else {
+          reopen(p);
+        }
+        for (int i = 0; i < plan_.transactions / kOpenings + 1 && good(); ++i) step(p);
+        reader_.reset();
+        if (good()) count(p);
+        // The first opening ends in order, the second in the middle of something, the third in order.
+        if (good() && opening != 1) {
+          must(p.close(), "close");
+          told(states_.size() - 1);
+        }
+      }
+      if (opening == 1) lose_power();
+    }
+    disk_.set_observer({});
+    return std::move(run_);
+  }
+
+ private:
+  [[nodiscard]] bool good() const { return !run_.violation; }
+  void violate(const std::string& what) {
+    if (good()) run_.violation = "seed " + std::to_string(plan_.seed) + " operation " + std::to_string(op_) + ": " + what;
+  }
+  template <class T>
+  bool must(const Result<T>& r, const char* what) {
+    if (!r) violate(std::string(what) + ": " + r.error().message());
+    return r.has_value();
+  }
+
+  // ---- the client's knowledge ------------------------------------------------------------------
+
+  [[nodiscard]] const Tables& now() const { return states_.back(); }
+  void told(std::size_t state) { told_ = std::max(told_, state); }
+  void told_lsn(Lsn durable) {
+    for (auto it = lsns_.upper_bound(durable); it != lsns_.begin();) {
+      --it;
+      return told(it->second);
+    }
+  }
+  void committed(Lsn lsn, bool durable) {
+    if (lsn <= last_lsn_) violate("LSNs do not grow");
+    last_lsn_ = lsn;
+    lsns_[lsn] = states_.size() - 1;
+    if (durable) told(states_.size() - 1);
+    ++run_.commits;
+  }
+
+  // ---- the workload ----------------------------------------------------------------------------
+
+  static constexpr std::uint64_t kKeys = 1200;
+
+  static std::string key_of(std::uint64_t n) {
+    char s[16];
+    std::snprintf(s, sizeof s, "k%05u", static_cast<unsigned>(n));
+    std::string k = s;
+    if (n % 17 == 0) k += std::string(n % 200, 'x');
+    return k;
+  }
+  std::string some_key() { return key_of(random_.below(kKeys)); }
+  std::string some_value() {
+    const auto kind = random_.below(100);
+    const bool is_long = kind >= 97;
+    run_.long_values += is_long;
+    return std::string(is_long ? 1500 + random_.below(6000) : kind < 50 ? random_.below(120) : random_.below(800),
+                       static_cast<char>('a' + random_.below(26)));
+  }
+  std::string some_tree() {
+    auto it = now().begin();
+    std::advance(it, random_.below(now().size()));
+    return it->first;
+  }
+
+  void start(Process& p) {
+    if (!must(p.open(), "create")) return;
+    Tables tables{{"main", std::make_shared<Rows>()}};
+    if (!must(p.db->tree("side", {.create = true}), "tree")) return;
+    tables["side"] = std::make_shared<Rows>();
+    states_ = {tables};
+    for (int i = 0; i < 60 && good(); ++i) {
+      auto txn = p.db->begin({.durability = Durability::relaxed});
+      if (!must(txn, "begin")) return;
+      Rows main = *now().at("main"), side = *now().at("side");
+      for (int n = 0; n < 10; ++n) {
+        const bool to_main = random_.below(3) != 0;
+        const std::string k = some_key(), v = some_value();
+        if (!must(txn->put(p.db->tree(to_main ? "main" : "side").value(), k, v), "put")) return;
+        (to_main ? main : side)[k] = v;
+      }
+      const auto lsn = txn->commit();
+      if (!must(lsn, "commit")) return;
+      states_ = {Tables{{"main", std::make_shared<Rows>(std::move(main))}, {"side", std::make_shared<Rows>(std::move(side))}}};
+      last_lsn_ = *lsn;
+    }
+    if (must(p.db->checkpoint(), "checkpoint")) must(p.db->wait_durable(last_lsn_), "wait");
+  }
+
+  void reopen(Process& p) {
+    if (!must(p.open(), "reopening")) return;
+    const auto found = which_state(*p.db, told_, states_.size() - 1);
+    if (!found) return;
+    // What was not durable is gone for good, and what is there is durable.
+    states_.resize(*found + 1);
+    told_ = *found;
+    lsns_.clear();
+    tickets_.clear();
+  }
+
+  void step(Process& p) {
+    p.clock.advance(1'000'000);
+    const auto dice = random_.below(100);
+    if (dice < 4 && now().size() < 4) {
+      create_tree(p);
+    } else if (dice < 8 && now().size() > 2) {
+      drop_tree(p);
+    } else {
+      transaction(p, dice);
+    }
+    if (good()) look(p);
+    if (good() && random_.below(20) == 0 && must(p.db->wait_durable(last_lsn_), "wait")) told_lsn(last_lsn_);
+  }
+
+  void create_tree(Process& p) {
+    const std::string name = "t" + std::to_string(random_.below(3));
+    if (now().contains(name)) return;
+    Tables next = now();
+    next[name] = std::make_shared<Rows>();
+    states_.push_back(std::move(next));
+    const auto before = last_lsn_;
+    if (!must(p.db->tree(name, {.create = true}), "create tree")) return;
+    told(states_.size() - 1);
+    last_lsn_ = std::max(before, p.db->stats().applied_lsn);
+    ++run_.created;
+    fill_tree(p, name);
+  }
+
+  /// A tree of several pages, so that dropping it takes several steps.
+  void fill_tree(Process& p, const std::string& name) {
+    auto txn = p.db->begin({.durability = Durability::relaxed});
+    Tables next = now();
+    auto rows = std::make_shared<Rows>();
+    for (int i = 0; i < 30; ++i) {
+      const std::string k = some_key(), v(random_.below(500), 't');
+      if (!must(txn->put(p.db->tree(name).value(), k, v), "put")) return;
+      (*rows)[k] = v;
+    }
+    next[name] = std::move(rows);
+    states_.push_back(std::move(next));
+    const auto lsn = txn->commit();
+    if (must(lsn, "commit")) committed(*lsn, false);
+  }
+
+  void drop_tree(Process& p) {
+    auto victim = std::prev(now().end());
+    Tables next = now();
+    const std::string name = victim->first;
+    if (name == "side") return;
+    next.erase(name);
+    states_.push_back(std::move(next));
+    if (reader_ && reader_->tree == name) reader_.reset();
+    if (!must(p.db->drop_tree(name), "drop")) return;
+    told(states_.size() - 1);
+    last_lsn_ = std::max(last_lsn_, p.db->stats().applied_lsn);
+    ++run_.dropped;
+  }
+
+  void transaction(Process& p, std::uint64_t dice) {
+    const bool relaxed = random_.below(100) < 45;
+    auto txn = p.db->begin({.durability = relaxed ? Durability::relaxed : Durability::durable});
+    if (!must(txn, "begin")) return;
+    std::map<std::string, std::shared_ptr<Rows>> changed;
+    const auto rows = [&](const std::string& tree) -> Rows& {
+      auto& r = changed[tree];
+      if (!r) r = std::make_shared<Rows>(*now().at(tree));
+      return *r;
+    };
+    const bool removing = random_.below(100) < 30;
+    const auto focus = key_of(random_.below(kKeys));
+    const auto writes = removing ? 3 + random_.below(8) : 1 + random_.below(6);
+    for (std::uint64_t n = 0; n < writes && good(); ++n) {
+      const std::string tree = some_tree();
+      const Tree t = p.db->tree(tree).value();
+      Rows& r = rows(tree);
+      if (removing) {  // neighbours go together, so that leaves run empty and merge
+        const auto victim = r.lower_bound(focus);
+        if (victim == r.end()) continue;
+        if (!must(txn->remove(t, std::string(victim->first)), "remove")) return;
+        r.erase(victim);
+        continue;
+      }
+      const std::string k = some_key(), v = some_value();
+      if (random_.below(4) == 0) {
+        const auto inserted = txn->insert(t, k, v);
+        if (inserted.has_value() == r.contains(k)) return violate("insert misjudges " + tree + "/" + k);
+        if (!inserted && inserted.error() != Code::key_exists) return violate(inserted.error().message());
+        if (!inserted) told_lsn(inserted.error().detail().lsn);  // I7
+        r.emplace(k, v);
+      } else {
+        if (!must(txn->put(t, k, v), "put")) return;
+        r[k] = v;
+      }
+    }
+    if (dice >= 92) {
+      ++run_.rollbacks;
+      must(txn->rollback(), "rollback");
+      return;
+    }
+    Tables next = now();
+    bool empty = true;
+    for (auto& [tree, r] : changed) {
+      empty = empty && *r == *now().at(tree);
+      next[tree] = std::move(r);
+    }
+    states_.push_back(std::move(next));
+    run_.relaxed += relaxed;
+    if (random_.below(4) == 0) {
+      auto ticket = txn->commit_async();
+      if (!must(ticket, "commit_async")) return;
+      if (ticket->lsn() != 0) committed(ticket->lsn(), false);
+      if (!empty) tickets_.push_back(*ticket);
+    } else {
+      const auto lsn = txn->commit();
+      if (!must(lsn, "commit")) return;
+      if (*lsn != 0) committed(*lsn, !relaxed);
+    }
+  }
+
+  /// Reads, so that pages are evicted; each must agree with the model.
+  void look(Process& p) {
+    std::string value;
+    for (int n = 0; n < 12; ++n) {
+      const std::string tree = some_tree(), k = some_key();
+      auto txn = p.db->begin();
+      const auto lsn = txn->get(p.db->tree(tree).value(), k, value);
+      const auto it = now().at(tree)->find(k);
+      if (lsn ? it == now().at(tree)->end() || it->second != value : it != now().at(tree)->end() || lsn.error() != Code::not_found)
+        return violate("a read of " + tree + "/" + k + " answers something else: " + (lsn ? "wrong value" : lsn.error().message()));
+      const auto row = p.db->get(p.db->tree(tree).value(), k, value);
+      if (row) told_lsn(*row);  // answers never outrun durability
+    }
+    std::erase_if(tickets_, [&](const CommitTicket& t) {
+      if (!t.ready()) return false;
+      if (must(t.wait(), "ticket")) told_lsn(t.lsn());
+      return true;
+    });
+    old_reader(p);
+  }
+
+  /// A snapshot that stays open over many commits: keeps before-images, ghosts and dropped pages.
+  struct Reader {
+    Transaction txn;
+    std::string tree;
+    std::shared_ptr<const Rows> rows;
+    int left;
+  };
+  void old_reader(Process& p) {
+    if (!reader_) {
+      auto txn = p.db->begin();
+      if (!must(txn, "begin")) return;
+      const std::string tree = some_tree();
+      reader_.emplace(Reader{std::move(*txn), tree, now().at(tree), static_cast<int>(random_.below(20))});
+    } else if (--reader_->left < 0) {
+      auto found = std::make_shared<Rows>();
+      auto c = reader_->txn.scan(p.db->tree(reader_->tree).value(), {});
+      while (c.next()) found->emplace(c.key(), c.value());
+      if (!c.status()) violate("old snapshot: " + c.status().error().message());
+      if (good() && *found != *reader_->rows) violate("an old snapshot moved");
+      reader_.reset();
+    }
+  }
+
+  void count(Process& p) {
+    const Stats s = p.db->stats();
+    run_.checkpoints += s.checkpoints;
+    run_.evicted += s.pages_evicted;
+    run_.splits += s.leaf_splits;
+    run_.merges += s.merges;
+    run_.purged += s.ghosts_purged;
+    run_.log_frame_bytes += s.log_frame_bytes;
+    run_.log_file_bytes = p.db->info().wal_bytes;
+    if (s.active_transactions != 0 || s.locks_held != 0) violate("locks or transactions are left over");
+  }
+
+  // ---- crashes ---------------------------------------------------------------------------------
+
+  void watch() {
+    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view file) { power_may_fail(op, kind, file); });
+  }
+
+  void power_may_fail(std::uint64_t op, std::string_view kind, std::string_view file) {
+    if (!good()) return;
+    ++run_.points;
+    op_ = op;
+    if (kind == "read" || kind == "open" || kind == "lock") return;
+    for (const io::CrashOutcome outcome : io::kCrashOutcomes) {
+      ++run_.outcomes;
+      io::SimDisk survivor = disk_.survivor(outcome, random_.next());
+      const bool damaged = random_.below(8) == 0;
+      if (damaged) damage_newest_superblock(survivor);
+      if (seen_.insert(survivor.image_hash() * 0x9e3779b97f4a7c15 + told_).second) {
+        if (auto bad = crash_and_recover(std::move(survivor)))
+          return violate(std::string(io::outcome_name(outcome)) + (damaged ? " + damaged superblock" : "") + " before " + std::string(kind) + " of " + std::string(file) + ": " + *bad);
+      }
+      if (disk_.volatile_items() == 0) break;
+    }
+  }
+
+  static void damage_newest_superblock(io::SimDisk& disk) {
+    const auto bytes = disk.file_bytes(btree::kDataFile);
+    std::uint64_t newest = 0, offset = 0;
+    for (std::uint64_t at = 0; at < btree::kFirstSlotOffset; at += btree::kSuperblockStride) {
+      const auto sb = btree::decode_superblock(std::span<const std::byte, kPageSize>(bytes.data() + at, kPageSize));
+      if (!sb || sb->number <= newest) continue;
+      newest = sb->number;
+      offset = at;
+    }
+    disk.flip(btree::kDataFile, (offset + 100) * 8);
+  }
+
+  std::optional<std::string> crash_and_recover(io::SimDisk survivor) {
+    ++run_.distinct;
+    const io::SimDisk before = survivor;
+    const std::uint64_t how = random_.next();
+    std::size_t state = 0;
+    std::uint64_t ops = 0;
+    std::vector<std::uint64_t> changing;  // operations of the recovery that write
+    {
+      Process p(survivor, how);
+      survivor.set_observer([&](std::uint64_t op, std::string_view kind, std::string_view) {
+        if (kind != "read" && kind != "open" && kind != "lock") changing.push_back(op);
+      });
+      auto opened = p.open();
+      survivor.set_observer({});
+      if (!opened) return "recovery: " + opened.error().message();
+      ops = survivor.ops();
+      const auto found = which_state(*p.db, told_, states_.size() - 1);
+      if (!found) return std::exchange(run_.violation, std::nullopt);
+      state = *found;
+      if (auto bad = first_damage(*p.db)) return bad;
+      if (random_.below(4) == 0) {
+        if (auto bad = goes_on(p, survivor, states_[state])) return "after the crash: " + *bad;
+      }
+    }
+    std::uint64_t at = changing[random_.below(changing.size())], last = at;
+    if (plan_.every_nested) {
+      at = 0;
+      last = ops - 1;
+    }
+    return crash_inside(before, how, at, last, state);
+  }
+
+  /// The power fails at operations `at` to `last` of a recovery.
+  std::optional<std::string> crash_inside(const io::SimDisk& before, std::uint64_t how, std::uint64_t at, std::uint64_t last,
+                                          std::size_t state) {
+    std::optional<std::string> bad;
+    io::SimDisk again = before;
+    again.set_observer([&](std::uint64_t op, std::string_view kind, std::string_view) {
+      if (op < at || op > last || bad) return;
+      ++run_.nested;
+      const auto outcome = io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())];
+      bad = recovers_to(again.survivor(outcome, random_.next()), state);
+      if (bad) bad = "crash inside recovery at its operation " + std::to_string(op) + " (" + std::string(kind) + "): " + *bad;
+    });
+    Process p(again, how);
+    static_cast<void>(p.open());
+    again.set_observer({});
+    return bad;
+  }
+
+  std::optional<std::string> recovers_to(io::SimDisk disk, std::size_t state) {
+    Process p(disk, random_.next());
+    if (auto r = p.open(); !r) return "recovery: " + r.error().message();
+    if (!which_state(*p.db, state, state)) return std::exchange(run_.violation, std::nullopt);
+    return first_damage(*p.db);
+  }
+
+  /// A few commits, a clean close and a reopening.
+  std::optional<std::string> goes_on(Process& p, io::SimDisk& disk, Tables tables) {
+    const Tree main = p.db->tree("main").value();
+    Rows rows = *tables.at("main");
+    for (int i = 0; i < 4; ++i) {
+      const std::string k = some_key(), v(random_.below(900), 'n');
+      const auto lsn = p.db->put(main, k, v, i % 2 == 0 ? Durability::durable : Durability::relaxed);
+      if (!lsn) return "put: " + lsn.error().message();
+      if (*lsn <= last_lsn_) return "LSNs repeat";
+      rows[k] = v;
+    }
+    tables["main"] = std::make_shared<Rows>(std::move(rows));
+    if (auto r = p.close(); !r) return "close: " + r.error().message();
+    Process again(disk, random_.next());
+    if (auto r = again.open(); !r) return "reopening: " + r.error().message();
+    if (!again.db->info().clean) return "a clean close was taken for a crash";
+    auto found = read_all(*again.db);
+    if (!found) return "reading: " + found.error().message();
+    if (auto bad = difference(*found, tables)) return bad;
+    return first_damage(*again.db);
+  }
+
+  /// The state in [from, to] that the store is in; a violation when it is in none.
+  std::optional<std::size_t> which_state(Database& db, std::size_t from, std::size_t to) {
+    const auto found = read_all(db);
+    if (!found) {
+      violate("reading: " + found.error().message());
+      return std::nullopt;
+    }
+    for (std::size_t s = to + 1; s-- > from;) {
+      if (same(*found, states_[s])) return s;
+    }
+    std::string what = "the contents are no state from " + std::to_string(from) + " to " + std::to_string(to);
+    for (std::size_t s = 0; s < from; ++s) {
+      if (same(*found, states_[s])) what = "acknowledged commits are lost: state " + std::to_string(s) + " of " + std::to_string(from);
+    }
+    violate(what + "; against the newest: " + difference(*found, states_[to]).value_or("none") + "; against the oldest: " +
+            difference(*found, states_[from]).value_or("none"));
+    return std::nullopt;
+  }
+
+  /// The run itself goes on from a crash state.
+  void lose_power() {
+    io::SimDisk next = disk_.survivor(io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())], random_.next());
+    disk_.set_observer({});
+    disk_ = std::move(next);
+    watch();
+  }
+
+  const CrashPlan plan_;
+  io::SeededRandom random_;
+  io::SimDisk disk_;
+  std::vector<Tables> states_;  ///< [0] = after loading; one more per commit
+  std::size_t told_ = 0;        ///< this state and what led to it can be taken for granted
+  std::map<Lsn, std::size_t> lsns_;
+  Lsn last_lsn_ = 0;
+  std::vector<CommitTicket> tickets_;
+  std::optional<Reader> reader_;
+  std::unordered_set<std::uint64_t> seen_;
+  std::uint64_t op_ = 0;
+  CrashRun run_;
+};
+
+}  // namespace kessai::test

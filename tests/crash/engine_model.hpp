@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the engine's fault tests share: one process that has a simulated store open, and a model of
+// its contents to compare with.
+#pragma once
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "io/env.hpp"
+#include "io/sim_disk.hpp"
+#include "kessai/kessai.hpp"
+
+namespace kessai::test {
+
+using Rows = std::map<std::string, std::string>;
+/// Tree name -> rows. Rows are shared between the states of a history.
+using Tables = std::map<std::string, std::shared_ptr<const Rows>>;
+
+inline std::uint64_t number_from(const char* name, std::uint64_t fallback) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 0) : fallback;
+}
+
+/// A process that uses the store on `disk`, without background threads. Destroying it is kill -9.
+class Process {
+ public:
+  explicit Process(io::SimDisk& disk, std::uint64_t seed = 1) : disk_(&disk), random_(seed), directory_(disk.attach()) {
+    env_.directory = directory_.get();
+    env_.clock = &clock;
+    env_.random = &random_;
+    env_.background = false;
+    options.memory = 64 * 4096;
+    options.wal_limit = 128 << 10;
+    options.undo_memory = 1 << 20;
+    options.open_timeout = std::chrono::milliseconds(100);
+    options.env = &env_;
+  }
+  ~Process() {
+    if (db) disk_->kill_processes();
+  }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  [[nodiscard]] Result<void> open() {
+    auto r = Database::open("", options);
+    if (!r) return std::unexpected(r.error());
+    db.emplace(std::move(*r));
+    return {};
+  }
+  [[nodiscard]] Result<void> close() {
+    auto r = db->close();
+    db.reset();
+    return r;
+  }
+
+  io::VirtualClock clock;
+  Options options;
+
+ private:
+  io::SimDisk* disk_;
+  io::SeededRandom random_;
+  std::unique_ptr<io::Directory> directory_;
+  io::Env env_;
+
+ public:
+  std::optional<Database> db;  ///< last: goes first
+};
+
+/// What is in the store, read by scans. Long or damaged: the error.
+[[nodiscard]] inline Result<Tables> read_all(Database& db) {
+  auto names = db.tree_names();
+  if (!names) return std::unexpected(names.error());
+  Tables out;
+  for (const auto& name : *names) {
+    auto tree = db.tree(name);
+    if (!tree) return std::unexpected(tree.error());
+    auto rows = std::make_shared<Rows>();
+    auto c = db.scan(*tree, {});
+    while (c.next()) rows->emplace_hint(rows->end(), c.key(), c.value());
+    if (!c.status()) return std::unexpected(c.status().error());
+    out.emplace(name, std::move(rows));
+  }
+  return out;
+}
+
+/// The first difference, in words.
+[[nodiscard]] inline std::optional<std::string> difference(const Tables& found, const Tables& expected) {
+  for (const auto& [name, rows] : expected) {
+    const auto it = found.find(name);
+    if (it == found.end()) return "tree " + name + " is missing";
+    for (const auto& [k, v] : *rows) {
+      const auto row = it->second->find(k);
+      if (row == it->second->end()) return name + "/" + k + " is missing";
+      if (row->second != v) return name + "/" + k + " has a wrong value";
+    }
+    for (const auto& [k, v] : *it->second) {
+      if (!rows->contains(k)) return name + "/" + k + " should not exist";
+    }
+  }
+  for (const auto& [name, rows] : found) {
+    if (!expected.contains(name)) return "tree " + name + " should not exist";
+  }
+  return std::nullopt;
+}
+
+[[nodiscard]] inline bool same(const Tables& a, const Tables& b) {
+  if (a.size() != b.size()) return false;
+  for (auto x = a.begin(), y = b.begin(); x != a.end(); ++x, ++y) {
+    if (x->first != y->first || (x->second != y->second && *x->second != *y->second)) return false;
+  }
+  return true;
+}
+
+/// The first damage that check() reports. A superblock that is torn or damaged is no fault of the
+/// store's: the crash did that, and recovery did without it.
+[[nodiscard]] inline std::optional<std::string> first_damage(Database& db) {
+  auto report = db.check();
+  if (!report) return "check: " + report.error().message();
+  for (const Damage& d : report->damage) {
+    if (d.what.starts_with("superblock ")) continue;
+    return "check: " + d.what + " (" + d.file + ":" + std::to_string(d.offset) + " page " + std::to_string(d.page) + ")";
+  }
+  return std::nullopt;
+}
+
+}  // namespace kessai::test
