@@ -103,7 +103,10 @@ bool CursorState::next() {
   for (;;) {
     if (!stored_valid_ && !stored_done_) {
       stored_valid_ = next_stored();
-      if (!status_) return false;
+      if (!status_) {
+        if (txn_ != nullptr) (*txn_)->scan_failed(status_.error());
+        return false;
+      }
       stored_done_ = !stored_valid_;
     }
     const bool have_own = own_at_ < own_.size();

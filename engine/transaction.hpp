@@ -36,6 +36,7 @@ class TransactionState {
   /// Every call goes through this: open, not failed, tree of this store.
   [[nodiscard]] Result<void> usable(const TreeState* t) const;
   void answered() noexcept { answered_ = true; }
+  void scan_failed(const Error& e) { static_cast<void>(failed(e)); }
   /// Autocommit: writes are judged on current data, not on the snapshot.
   void judge_current() noexcept { judge_current_ = true; }
   /// For cursors, which may outlive the transaction: points to it, then to null.
