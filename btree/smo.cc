@@ -192,8 +192,8 @@ Result<bool> Tree::merge(std::string_view key, unsigned level, Shadows& shadows)
         }
         // With the right neighbour, else with the left one.
         bool joined = false;
-        for (unsigned l = i + 1; l-- > (i > 0 ? i - 1 : 0) && !joined && missing == kNoPage;) {
-          if (l >= up.count()) continue;
+        for (const unsigned l : {i, i - 1}) {
+          if (l >= up.count() || joined || missing != kNoPage) continue;
           const PageId left_id = up.child(l), right_id = up.child(l + 1);
           Pool::Exclusive left, right;
           if (!pool.latch(left_id, left)) {

@@ -330,7 +330,6 @@ Result<void> Tree::apply(const Change& c, LeafHint hint, Shadows& shadows, Befor
       KESSAI_TRY(find_leaf(c.key));  // resident now; the gate must not wait for it
       pass.emplace(store_->gate());
       if (!store_->enough(shadows, 4)) continue;
-      Pool::Optimistic g;
       Path path;
       if (!find_node(c.key, 0, path)) {
         const PageId missing = path.missing;

@@ -208,7 +208,8 @@ class TreeCursor {
     if (reverse_ ? slot_ <= end_ : slot_ >= end_) return false;
     if (ahead_ != nullptr) fetch_ahead();
     LeafHit hit;
-    if (!NodeView(page_).leaf_at(reverse_ ? --slot_ : slot_++, hit)) return false;
+    const unsigned slot = reverse_ ? --slot_ : slot_++;
+    if (!NodeView(page_).leaf_at(slot, hit)) return false;
     const char* value = reinterpret_cast<const char*>(page_) + hit.voff;
     if (prefix_ == 0) {
       row.key = {value - hit.klen, hit.klen};
@@ -234,7 +235,10 @@ class TreeCursor {
   void look_ahead() noexcept;
   /// Prefetches the neighbour's heap a few lines a row: all at once would wait for the line buffers.
   void fetch_ahead() noexcept {
-    if (ahead_wait_ > 0 && --ahead_wait_ > 0) return;
+    if (ahead_wait_ > 0) {
+      --ahead_wait_;
+      return;
+    }
     if (ahead_at_ == 0) ahead_at_ = NodeView(ahead_).heap_begin() & ~63U;
     for (unsigned i = 0; i < 4 && ahead_at_ < kPageSize; ++i, ahead_at_ += 64) __builtin_prefetch(ahead_ + ahead_at_);
     if (ahead_at_ >= kPageSize) ahead_ = nullptr;

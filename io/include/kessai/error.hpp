@@ -82,8 +82,8 @@ struct ErrorDetail {
 /// A code plus optional context. Copying never throws on the hot path (a shared pointer).
 class Error {
  public:
-  Error(Code code) noexcept
-      : code_(code) {}  // NOLINT(google-explicit-constructor): a code is an error
+  // NOLINTNEXTLINE(google-explicit-constructor): a code is an error
+  Error(Code code) noexcept : code_(code) {}
   Error(Code code, std::string what);
   Error(Code code, ErrorDetail detail, int os_error = 0);
 
