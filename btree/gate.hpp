@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 
 #include "io/sync.hpp"
 
@@ -35,18 +36,30 @@ class Gate {
   }
   void open() noexcept { closed_.store(false, std::memory_order_seq_cst); }
 
+  /// Names a moment at which nobody is inside; nothing while somebody is. The same moment again later:
+  /// the structure has not changed in between.
+  [[nodiscard]] std::optional<std::uint64_t> moment() const noexcept {
+    const std::uint64_t entered = entered_.load(std::memory_order_seq_cst);
+    if (inside_.load(std::memory_order_seq_cst) != 0) return std::nullopt;
+    return entered;
+  }
+
  private:
   void enter() noexcept {
     for (;;) {
       // Announce, then look: the closer sets its flag, then counts (both seq_cst).
       inside_.fetch_add(1, std::memory_order_seq_cst);
-      if (!closed_.load(std::memory_order_seq_cst)) return;
+      if (!closed_.load(std::memory_order_seq_cst)) {
+        entered_.fetch_add(1, std::memory_order_seq_cst);  // after inside_: see moment()
+        return;
+      }
       inside_.fetch_sub(1, std::memory_order_seq_cst);
       while (closed_.load(std::memory_order_acquire)) io::yield_thread();
     }
   }
 
   std::atomic<std::uint32_t> inside_{0};
+  std::atomic<std::uint64_t> entered_{0};
   std::atomic<bool> closed_{false};
 };
 

@@ -124,29 +124,16 @@ Result<CheckReport> Store::check(const std::function<void(const Progress&)>& pro
     if (auto ok = pages_->verify_stored(PageId{p}); !ok) report.damage.push_back(to_damage(ok.error()));
   }
   if (auto ok = pages_->verify_map(); !ok && ok.error() == Code::damaged) report.damage.push_back(to_damage(ok.error()));
-  std::vector<std::shared_ptr<TreeState>> trees{catalog_tree_};
-  {
-    io::MutexLock lock(trees_mutex_);
-    for (const auto& [name, t] : trees_) trees.push_back(t);
-  }
   for (unsigned attempt = 0; attempt < 8; ++attempt) {
-    const auto changes = context_.counters.structure_changes.load(std::memory_order_acquire);
+    const auto moment = pages_->gate().moment();
     CheckReport walk;
-    std::vector<PageId> reachable;
-    for (const auto& t : trees) {
-      KESSAI_ASSIGN(a, t->tree.audit(true, false));
-      walk.pages_checked += a.pages + a.overflow_pages;
-      if (t != catalog_tree_) {
-        ++walk.trees;
-        walk.records += a.records;
-      }
-      for (const Error& e : a.damage) walk.damage.push_back(to_damage(e));
-      reachable.insert(reachable.end(), a.reachable.begin(), a.reachable.end());
-    }
-    KESSAI_TRY(audit_ownership(reachable, walk));
+    KESSAI_TRY(walk_trees(walk));
     // Splits, merges or frees while we walked make a moving picture: look again.
-    const bool quiet = context_.counters.structure_changes.load(std::memory_order_acquire) == changes;
-    if (!quiet && !walk.damage.empty() && attempt < 7) continue;
+    const bool quiet = moment && pages_->gate().moment() == moment;
+    if (!quiet && !walk.damage.empty() && attempt < 7) {
+      io::yield_thread();
+      continue;
+    }
     if (!quiet) walk.damage.clear();
     report.pages_checked = walk.pages_checked;
     report.trees = walk.trees;
@@ -163,8 +150,14 @@ Result<CheckReport> Store::check(const std::function<void(const Progress&)>& pro
   return report;
 }
 
-Result<void> Store::audit_ownership(std::vector<PageId>& reachable, CheckReport& report) {
-  // Pages that wait to be freed are reachable from their entries.
+/// The roots page says which trees the image holds: also one being created, or dropped and not freed.
+Result<void> Store::walk_trees(CheckReport& report) {
+  std::unordered_set<std::uint32_t> named;
+  {
+    io::MutexLock lock(trees_mutex_);
+    for (const auto& [name, t] : trees_) named.insert(raw(t->tree.id()));
+  }
+  std::vector<PageId> reachable = roots_->pages();
   for (const auto& e : roots_->entries()) {
     if (e.kind == btree::Roots::Kind::overflow) {
       for (PageId p = e.page; p != kNoPage;) {
@@ -174,21 +167,23 @@ Result<void> Store::audit_ownership(std::vector<PageId>& reachable, CheckReport&
         p = PageId{race::load<std::uint32_t>(g->data() + 64)};
         if (reachable.size() > pages_->next_page() * 2) break;
       }
-    } else if (e.kind == btree::Roots::Kind::dropping) {
-      btree::Tree t(context_, e.tree, e.page);
-      KESSAI_ASSIGN(a, t.audit(true, false));
-      reachable.insert(reachable.end(), a.reachable.begin(), a.reachable.end());
+      continue;
     }
-  }
-  {
-    io::MutexLock lock(trees_mutex_);
-    for (const auto& t : dropped_) {
-      KESSAI_ASSIGN(a, t->tree.audit(true, false));
-      reachable.insert(reachable.end(), a.reachable.begin(), a.reachable.end());
+    btree::Tree tree(context_, e.tree, e.page);
+    const auto a = tree.audit(true, false);
+    if (!a && a.error() != Code::damaged) return std::unexpected(a.error());
+    if (!a) {
+      report.damage.push_back(to_damage(a.error()));
+      continue;
     }
+    reachable.insert(reachable.end(), a->reachable.begin(), a->reachable.end());
+    if (e.kind == btree::Roots::Kind::dropping) continue;  // half freed
+    report.pages_checked += a->pages + a->overflow_pages;
+    for (const Error& d : a->damage) report.damage.push_back(to_damage(d));
+    if (!named.contains(raw(e.tree))) continue;
+    ++report.trees;
+    report.records += a->records;
   }
-  const auto roots = roots_->pages();
-  reachable.insert(reachable.end(), roots.begin(), roots.end());
   std::unordered_set<std::uint64_t> seen;
   for (const PageId p : reachable) {
     if (!seen.insert(raw(p)).second) report.damage.push_back({pages_->path(), 0, raw(p), "the page is reachable twice"});

@@ -196,7 +196,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] bool checkpoint_due() const;
   [[nodiscard]] Result<void> run_checkpoint(bool clean);
 
-  [[nodiscard]] Result<void> audit_ownership(std::vector<PageId>& reachable, CheckReport& report);
+  [[nodiscard]] Result<void> walk_trees(CheckReport& report);
 
   // constant after open
   Options options_;

@@ -321,7 +321,7 @@ TEST_P(Threads, TicketsAnswerByPollWaitAndCallback) {
 // ---- readers beside everything ---------------------------------------------------------------------
 
 TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
-  constexpr unsigned kWriters = 2, kKeys = 400, kChanges = 900;
+  constexpr unsigned kWriters = 2, kKeys = 600, kChanges = 1000;
   place.options.memory = 1_MiB;
   place.options.wal_limit = 1_MiB;
   Database db = place.open();
@@ -340,7 +340,7 @@ TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
         mine.erase(k);
         continue;
       }
-      const std::string value = row(k, i, random.below(30) == 0 ? 9000 : random.below(1500));
+      const std::string value = row(k, i, random.below(30) == 0 ? 9000 : random.below(2500));
       const auto ok = there ? db.put(t, k, value, durability) : db.insert(t, k, value, durability);
       ASSERT_TRUE(ok.has_value()) << ok.error().message();
       mine[k] = value;
@@ -417,7 +417,7 @@ TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
 // collected under pressure, between the snapshots and by killing the oldest: a row that always exists
 // is found by every one-call read.
 TEST_P(Threads, TinyUndoMemoryKillsOldSnapshotsButLosesNoRow) {
-  constexpr unsigned kHot = 8, kKeys = 500, kUpdates = 3000;
+  constexpr unsigned kHot = 8, kKeys = 500, kUpdates = 1500;
   place.options.undo_memory = 256_KiB;
   Database db = place.open();
   const Tree t = db.tree("main").value();
