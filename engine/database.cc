@@ -78,10 +78,20 @@ void CommitTicket::on_durable(std::function<void(Result<void>)> fn) const {
 
 // ---- Transaction -------------------------------------------------------------------------------
 
-Transaction::Transaction(std::unique_ptr<engine::TransactionState> s) noexcept : state_(std::move(s)) {}
+Transaction::Transaction(std::unique_ptr<engine::TransactionState> s) noexcept
+    : state_(std::move(s)) {}
 Transaction::Transaction(Transaction&&) noexcept = default;
-Transaction& Transaction::operator=(Transaction&&) noexcept = default;
-Transaction::~Transaction() = default;
+Transaction& Transaction::operator=(Transaction&& o) noexcept {
+  if (this != &o) {
+    const Transaction old(std::move(*this));
+    state_ = std::move(o.state_);
+  }
+  return *this;
+}
+Transaction::~Transaction() {
+  // Ending it takes mutexes that a thread of the parent may have held when this child was forked.
+  if (state_ && state_->store()->in_forked_child()) static_cast<void>(state_.release());
+}
 
 Result<std::string> Transaction::get(const Tree& tree, std::string_view key) {
   std::string value;
@@ -97,7 +107,8 @@ Result<std::string> Transaction::get_for_update(const Tree& tree, std::string_vi
 Result<void> Transaction::put(const Tree& tree, std::string_view key, std::string_view value) {
   return state_ ? state_->put(tree.state_, key, value) : closed();
 }
-Result<void> Transaction::insert(const Tree& tree, std::string_view key, std::string_view value, std::string* existing) {
+Result<void> Transaction::insert(const Tree& tree, std::string_view key, std::string_view value,
+                                 std::string* existing) {
   return state_ ? state_->insert(tree.state_, key, value, existing) : closed();
 }
 Result<void> Transaction::remove(const Tree& tree, std::string_view key) {
@@ -106,7 +117,8 @@ Result<void> Transaction::remove(const Tree& tree, std::string_view key) {
 Cursor Transaction::scan(const Tree& tree, Range range) {
   auto ok = state_ ? state_->usable(tree.state_.get()) : closed();
   if (!ok) return Cursor(std::make_unique<engine::CursorState>(ok.error()));
-  return Cursor(std::make_unique<engine::CursorState>(state_->store(), tree.state_, std::move(range), state_.get()));
+  return Cursor(std::make_unique<engine::CursorState>(state_->store(), tree.state_,
+                                                      std::move(range), state_.get()));
 }
 Result<Lsn> Transaction::commit() {
   if (!state_) return closed();
@@ -151,7 +163,7 @@ Result<Database> Database::open(std::string_view path, const Options& options) {
 }
 Result<void> Database::close() { return store_ ? store_->close() : closed(); }
 
-#define KESSAI_ENTER()             \
+#define KESSAI_ENTER()                    \
   if (store_ == nullptr) return closed(); \
   engine::Store::Use kessai_use(*store_); \
   if (!kessai_use) return closed()
@@ -176,7 +188,8 @@ Result<TreeInfo> Database::tree_info(const Tree& tree) {
 }
 Result<Transaction> Database::begin(const BeginOptions& options) {
   KESSAI_ENTER();
-  if (store_->in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (store_->in_forked_child())
+    return fail(Code::closed_handle, "this store was opened by the parent process");
   return Transaction(std::make_unique<engine::TransactionState>(store_, options));
 }
 Result<Transaction> Database::read_only() {
@@ -194,7 +207,8 @@ Result<Lsn> Database::get(const Tree& tree, std::string_view key, std::string& v
   KESSAI_TRY(store_->owns(tree.state_.get()));
   return store_->get(*tree.state_, key, value);
 }
-Result<void> Database::multi_get(const Tree& tree, std::span<const std::string_view> keys, std::span<Lookup> out) {
+Result<void> Database::multi_get(const Tree& tree, std::span<const std::string_view> keys,
+                                 std::span<Lookup> out) {
   KESSAI_ENTER();
   KESSAI_TRY(store_->owns(tree.state_.get()));
   return store_->multi_get(*tree.state_, keys, out);
@@ -203,16 +217,20 @@ Cursor Database::scan(const Tree& tree, Range range) {
   Result<void> ok = store_ ? store_->owns(tree.state_.get()) : closed();
   if (ok) {
     engine::Store::Use use(*store_);
-    if (use) return Cursor(std::make_unique<engine::CursorState>(store_, tree.state_, std::move(range), nullptr));
+    if (use)
+      return Cursor(
+          std::make_unique<engine::CursorState>(store_, tree.state_, std::move(range), nullptr));
     ok = closed();
   }
   return Cursor(std::make_unique<engine::CursorState>(ok.error()));
 }
-Result<Lsn> Database::put(const Tree& tree, std::string_view key, std::string_view value, Durability durability) {
+Result<Lsn> Database::put(const Tree& tree, std::string_view key, std::string_view value,
+                          Durability durability) {
   KESSAI_ENTER();
   return engine::autocommit(store_, tree.state_, key, value, 'p', durability);
 }
-Result<Lsn> Database::insert(const Tree& tree, std::string_view key, std::string_view value, Durability durability) {
+Result<Lsn> Database::insert(const Tree& tree, std::string_view key, std::string_view value,
+                             Durability durability) {
   KESSAI_ENTER();
   return engine::autocommit(store_, tree.state_, key, value, 'i', durability);
 }

@@ -14,7 +14,8 @@ namespace {
 constexpr unsigned kSmallBatch = 6;
 
 std::uint64_t ns(std::chrono::milliseconds d) {
-  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(d).count());
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(d).count());
 }
 
 bool is_leftover(std::string_view name) {
@@ -24,13 +25,17 @@ bool is_leftover(std::string_view name) {
 }  // namespace
 
 Result<std::shared_ptr<Store>> Store::open(std::string_view path, const Options& options) {
-  std::shared_ptr<Store> s(new Store(options));
+  // In a forked child threads, rings and locked mutexes are the parent's: there the store is left alone.
+  std::shared_ptr<Store> s(new Store(options), [](Store* store) {
+    if (!store->in_forked_child()) delete store;
+  });
   if (options.read_only && options.create) {
     return fail(Code::invalid_argument, "create and read_only exclude each other");
   }
   KESSAI_TRY(s->open_environment(path));
   auto opened = s->open_files();
-  const bool absent = !opened && (opened.error() == Code::store_missing || opened.error() == Code::incomplete_store);
+  const bool absent = !opened && (opened.error() == Code::store_missing ||
+                                  opened.error() == Code::incomplete_store);
   if (absent && options.create) {
     s->roots_.reset();
     s->pages_.reset();
@@ -42,27 +47,13 @@ Result<std::shared_ptr<Store>> Store::open(std::string_view path, const Options&
   return s;
 }
 
-Store::~Store() {
-  if (in_forked_child()) {
-    // The threads and the rings are the parent's; touching them here would harm it.
-    static_cast<void>(new io::Thread(std::move(log_thread_)));
-    static_cast<void>(new io::Thread(std::move(checkpoint_thread_)));
-    static_cast<void>(roots_.release());
-    static_cast<void>(pages_.release());
-    static_cast<void>(log_.release());
-    static_cast<void>(reader_.release());
-    static_cast<void>(directory_.release());
-    return;
-  }
-  static_cast<void>(close());
-}
+Store::~Store() { static_cast<void>(close()); }
 
 void Store::say(std::string_view line) const {
   if (options_.log_sink) options_.log_sink(line);
 }
 
 Result<void> Store::open_environment(std::string_view path) {
-  process_ = io::process_id();
   if (options_.env != nullptr) {
     env_ = options_.env;
   } else {
@@ -88,9 +79,11 @@ wal::LogOptions Store::log_options() {
   o.wal_limit = options_.wal_limit;
   o.flush_interval_ns = ns(options_.flush_interval);
   // Small caps (tests, tiny stores) get small segments, so that recycling has something to recycle.
-  while (o.segment_bytes > 64 * 1024 && o.segment_bytes * 8 > options_.wal_limit) o.segment_bytes /= 2;
+  while (o.segment_bytes > 64 * 1024 && o.segment_bytes * 8 > options_.wal_limit)
+    o.segment_bytes /= 2;
   while (o.ring_bytes > 512 * 1024 && o.ring_bytes > options_.wal_limit) o.ring_bytes /= 2;
-  o.max_frame_bytes = static_cast<std::uint32_t>(std::min<std::uint64_t>(o.max_frame_bytes, o.segment_bytes / 2));
+  o.max_frame_bytes =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(o.max_frame_bytes, o.segment_bytes / 2));
   o.on_log_full = [this] {
     if (env_->background) {
       io::MutexLock lock(wake_mutex_);
@@ -140,7 +133,8 @@ Result<void> Store::create_files() {
   if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::create(*env_, id, o));
   KESSAI_TRY(prepare(std::move(pages)));
-  if (env_->directory->backend() != io::Backend::simulated) KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
+  if (env_->directory->backend() != io::Backend::simulated)
+    KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
   KESSAI_ASSIGN(log, wal::Log::create(*env_, id, log_options()));
   log_ = std::move(log);
   btree::Shadows shadows(*pages_);
@@ -181,7 +175,8 @@ std::uint64_t Store::recovery_memory() const {
   if (auto names = env_->directory->list()) {
     for (const auto& name : *names) {
       if (!name.starts_with("wal-")) continue;
-      if (auto f = env_->directory->open(name, io::OpenMode::read_only)) log_bytes += (*f)->size().value_or(0);
+      if (auto f = env_->directory->open(name, io::OpenMode::read_only))
+        log_bytes += (*f)->size().value_or(0);
     }
   }
   return options_.memory + 8 * log_bytes;
@@ -197,7 +192,8 @@ Result<void> Store::open_files() {
   KESSAI_TRY(prepare(std::move(pages)));
   for (const Error& e : pages_->damaged_superblocks()) say(e.message());
   KESSAI_TRY(roots_->load());
-  KESSAI_ASSIGN(reader, wal::LogReader::open(*env_, pages_->id(), !options_.read_only, ns(options_.open_timeout)));
+  KESSAI_ASSIGN(reader, wal::LogReader::open(*env_, pages_->id(), !options_.read_only,
+                                             ns(options_.open_timeout)));
   const Lsn low = pages_->newest().low;
   KESSAI_ASSIGN(end, reader->find_end(low, pages_->must_reach()));
   was_clean_ = pages_->newest().clean && end.lsn == pages_->newest().fence;
@@ -210,8 +206,10 @@ Result<void> Store::open_files() {
     gc_horizon_.store(0);
     return {};
   }
-  if (env_->directory->backend() != io::Backend::simulated) KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
-  KESSAI_ASSIGN(log, wal::Log::start(*env_, pages_->id(), log_options(), std::move(reader), end, pages_->keep_log_from()));
+  if (env_->directory->backend() != io::Backend::simulated)
+    KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
+  KESSAI_ASSIGN(log, wal::Log::start(*env_, pages_->id(), log_options(), std::move(reader), end,
+                                     pages_->keep_log_from()));
   log_ = std::move(log);
   pages_->attach_log(log_.get());
   KESSAI_TRY(settle_roots());
@@ -236,7 +234,8 @@ Result<void> Store::recover(wal::LogReader& reader) {
   }
   std::string next;
   KESSAI_ASSIGN(record, catalog_tree_->tree.get("", &next));
-  if (!record.present || next.size() != sizeof(std::uint32_t)) return fail(Code::damaged, "the catalog has no next tree id");
+  if (!record.present || next.size() != sizeof(std::uint32_t))
+    return fail(Code::damaged, "the catalog has no next tree id");
   {
     io::MutexLock ddl(ddl_mutex_);
     std::memcpy(&next_tree_, next.data(), sizeof next_tree_);
@@ -300,7 +299,8 @@ Result<void> Store::replay_data(wal::LogReader& reader, Lsn low) {
             // Already there, with its pages? Then do not write them again.
             auto now = tree.get(op.key, nullptr);
             if (now && now->present && btree::tag_lsn(now->tag) >= commit.lsn) return true;
-            status = now ? tree.prepare_overflow(op.value, pages) : Result<void>(std::unexpected(now.error()));
+            status = now ? tree.prepare_overflow(op.value, pages)
+                         : Result<void>(std::unexpected(now.error()));
             if (!status) return false;
             claim += pages.pages.size();
             c.overflow = &pages;
@@ -326,7 +326,8 @@ Result<void> Store::settle_roots() {
     for (const auto& [name, t] : trees_) known.insert(raw(t->tree.id()));
   }
   for (const auto& e : roots_->entries()) {
-    if (e.kind == btree::Roots::Kind::tree && !known.contains(raw(e.tree))) KESSAI_TRY(mark_dropping(e.tree, e.page));
+    if (e.kind == btree::Roots::Kind::tree && !known.contains(raw(e.tree)))
+      KESSAI_TRY(mark_dropping(e.tree, e.page));
   }
   return {};
 }
@@ -334,11 +335,12 @@ Result<void> Store::settle_roots() {
 // ---- closing ---------------------------------------------------------------------------------
 
 Result<void> Store::close() {
-  if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (in_forked_child())
+    return fail(Code::closed_handle, "this store was opened by the parent process");
   if (closed_.exchange(true, std::memory_order_seq_cst)) return {};
   closer_.store(io::thread_index() + 1, std::memory_order_relaxed);
-  // Every operation is bounded, so this ends; new ones see closed_. The threads run on meanwhile: an
-  // operation may wait for the log space that a checkpoint gives.
+  // Every operation is bounded, so this ends; new ones see closed_. The threads run on meanwhile:
+  // an operation may wait for the log space that a checkpoint gives.
   for (std::size_t i = 0; uses_ && i < kUseSlots; ++i) {
     while (uses_[i].count.load(std::memory_order_seq_cst) != 0) io::yield_thread();
   }
@@ -377,13 +379,16 @@ Result<void> Store::close() {
 }
 
 Result<void> Store::outcome_at_close(Lsn lsn, bool commit) const {
-  if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (in_forked_child())
+    return fail(Code::closed_handle, "this store was opened by the parent process");
   // A callback that the closing thread runs must not wait for it.
   const bool inside = closer_.load(std::memory_order_relaxed) == io::thread_index() + 1;
   while (!inside && !close_ended_.load(std::memory_order_acquire)) io::yield_thread();
   if (durable_at_close_.load(std::memory_order_acquire) >= lsn) return {};
-  return commit ? fail(Code::unknown_outcome, "the store was closed before the commit was durable; ask again after reopening")
-                : fail(Code::closed_handle, "the store is closed");
+  return commit
+             ? fail(Code::unknown_outcome,
+                    "the store was closed before the commit was durable; ask again after reopening")
+             : fail(Code::closed_handle, "the store is closed");
 }
 
 }  // namespace kessai::engine

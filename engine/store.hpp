@@ -49,14 +49,15 @@ inline constexpr TreeId kMainTree{2};
 inline constexpr const char* kMainTreeName = "main";
 
 struct TreeState {
-  TreeState(std::shared_ptr<const int> s, std::string n, btree::TreeContext& c, TreeId i, PageId root)
+  TreeState(std::shared_ptr<const int> s, std::string n, btree::TreeContext& c, TreeId i,
+            PageId root)
       : store(std::move(s)), name(std::move(n)), tree(c, i, root) {}
   std::shared_ptr<const int> store;  ///< Store::token(): tells stores apart, also dead ones
   std::string name;
   btree::Tree tree;
   std::atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
   std::atomic<bool> dropping{false};      ///< no new commits
-  std::atomic<Lsn> dropped_at{0};         ///< commit LSN of the drop; snapshots at or past it see nothing
+  std::atomic<Lsn> dropped_at{0};  ///< commit LSN of the drop; snapshots at or past it see nothing
   /// Set before the first page is freed; whoever met a freed page synchronised with that.
   [[nodiscard]] bool gone_at(Lsn w) const noexcept {
     const Lsn at = dropped_at.load(std::memory_order_acquire);
@@ -73,7 +74,8 @@ struct SnapshotRead {
 
 class Store final : public std::enable_shared_from_this<Store> {
  public:
-  [[nodiscard]] static Result<std::shared_ptr<Store>> open(std::string_view path, const Options& options);
+  [[nodiscard]] static Result<std::shared_ptr<Store>> open(std::string_view path,
+                                                           const Options& options);
   ~Store();
   [[nodiscard]] Result<void> close();
 
@@ -97,8 +99,9 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   // --- reads (read.cc) -----------------------------------------------------------------------
   /// What snapshot `s` sees under `key`; `value` may be null.
-  [[nodiscard]] Result<SnapshotRead> read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
-                                             std::string* value, btree::LeafHint* hint = nullptr);
+  [[nodiscard]] Result<SnapshotRead> read_at(TreeState& t, std::string_view key,
+                                             const mvcc::Snapshot& s, std::string* value,
+                                             btree::LeafHint* hint = nullptr);
   /// Whether something that snapshot `s` needs may have gone: before-images, ghosts, the pages of a
   /// dropped tree. For reads without a registered snapshot; ask afterwards. Who misses what has
   /// gone synchronised with its removal (a mutex, or the version of a page), so also sees the
@@ -108,7 +111,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   }
   /// The newest durable version, without a registered snapshot.
   [[nodiscard]] Result<Lsn> get(TreeState& t, std::string_view key, std::string& value);
-  [[nodiscard]] Result<void> multi_get(TreeState& t, std::span<const std::string_view> keys, std::span<Lookup> out);
+  [[nodiscard]] Result<void> multi_get(TreeState& t, std::span<const std::string_view> keys,
+                                       std::span<Lookup> out);
   [[nodiscard]] mvcc::Snapshots::Live begin_snapshot(bool read_only);
 
   // --- commits (commit.cc) -------------------------------------------------------------------
@@ -121,13 +125,13 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Lsn applied() const noexcept { return log_ ? log_->applied_lsn() : recovered_to_; }
   [[nodiscard]] Lsn durable() const noexcept { return log_ ? log_->durable_lsn() : recovered_to_; }
   [[nodiscard]] Result<void> writable() const;
-  /// For tickets once closing has begun: waits until it has ended, and tells whether `lsn` was durable
-  /// then. `commit`: of a commit that was applied (else of what was read).
+  /// For tickets once closing has begun: waits until it has ended, and tells whether `lsn` was
+  /// durable then. `commit`: of a commit that was applied (else of what was read).
   [[nodiscard]] Result<void> outcome_at_close(Lsn lsn, bool commit) const;
 
   // --- upkeep (upkeep.cc) --------------------------------------------------------------------
   [[nodiscard]] Result<void> checkpoint();
-  void after_commit();   ///< the step of upkeep that a commit pays when there are no threads
+  void after_commit();  ///< the step of upkeep that a commit pays when there are no threads
   void note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn);
 
   // --- looking inside (inspect.cc) -----------------------------------------------------------
@@ -147,7 +151,9 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] mvcc::LockTable& locks() noexcept { return *locks_; }
   [[nodiscard]] mvcc::Undo& undo() noexcept { return *undo_; }
   [[nodiscard]] wal::Log* log() noexcept { return log_.get(); }
-  [[nodiscard]] mvcc::OwnerId next_owner() noexcept { return mvcc::OwnerId{next_owner_.fetch_add(1, std::memory_order_relaxed)}; }
+  [[nodiscard]] mvcc::OwnerId next_owner() noexcept {
+    return mvcc::OwnerId{next_owner_.fetch_add(1, std::memory_order_relaxed)};
+  }
 
   struct Counters {
     std::atomic<std::uint64_t> commits{0}, rollbacks{0}, conflicts{0}, active{0};
@@ -175,13 +181,15 @@ class Store final : public std::enable_shared_from_this<Store> {
   // catalog.cc
   [[nodiscard]] Result<PageId> make_root(TreeId id);
   [[nodiscard]] Result<std::vector<std::pair<std::string, TreeId>>> catalog();
-  [[nodiscard]] std::shared_ptr<TreeState> remember(const std::string& name, TreeId id, PageId root);
+  [[nodiscard]] std::shared_ptr<TreeState> remember(const std::string& name, TreeId id,
+                                                    PageId root);
   [[nodiscard]] Result<void> mark_dropping(TreeId id, PageId root);
 
   // commit.cc
   [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
   [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows);
-  [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream, std::uint64_t& hold);
+  [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
+                                                           std::uint64_t& hold);
   [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
   void relieve_undo();
 
@@ -214,13 +222,14 @@ class Store final : public std::enable_shared_from_this<Store> {
   Lsn recovered_to_ = 0;
   std::optional<Lsn> tail_cut_at_;
   bool was_clean_ = false;
-  int process_ = 0;
+  const int process_ = io::process_id();
   std::shared_ptr<const int> token_ = std::make_shared<const int>(0);
 
   // own synchronisation
   mvcc::Snapshots snapshots_;
   std::atomic<Lsn> horizon_{0};
-  std::atomic<Lsn> gc_horizon_{0};  ///< what ended at or below it may be gone; raised before it goes
+  std::atomic<Lsn> gc_horizon_{
+      0};  ///< what ended at or below it may be gone; raised before it goes
   std::atomic<std::uint64_t> next_owner_{1};
   std::atomic<bool> closed_{false};
   std::atomic<unsigned> closer_{0};  ///< 1 + thread_index() of the thread in close()
@@ -238,8 +247,10 @@ class Store final : public std::enable_shared_from_this<Store> {
   io::Mutex checkpoint_mutex_;
 
   io::Mutex trees_mutex_;
-  std::unordered_map<std::string, std::shared_ptr<TreeState>> trees_ KESSAI_GUARDED_BY(trees_mutex_);
-  std::vector<std::shared_ptr<TreeState>> dropped_ KESSAI_GUARDED_BY(trees_mutex_);  ///< wait for the horizon
+  std::unordered_map<std::string, std::shared_ptr<TreeState>> trees_
+      KESSAI_GUARDED_BY(trees_mutex_);
+  std::vector<std::shared_ptr<TreeState>> dropped_
+      KESSAI_GUARDED_BY(trees_mutex_);  ///< wait for the horizon
 
   struct Ghost {
     std::shared_ptr<TreeState> tree;

@@ -18,7 +18,8 @@ Error conflict(const TreeState& t, std::string_view key, Lsn lsn) {
 }
 
 std::uint64_t timeout_ns(const Store& s) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.options().lock_timeout.count())) * 1'000'000;
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.options().lock_timeout.count())) *
+         1'000'000;
 }
 
 Result<void> lock_record(Store& s, mvcc::LockSet& locks, const TreeState& t, std::string_view key) {
@@ -32,7 +33,9 @@ Result<void> lock_record(Store& s, mvcc::LockSet& locks, const TreeState& t, std
 }  // namespace
 
 TransactionState::TransactionState(std::shared_ptr<Store> store, const BeginOptions& options)
-    : store_(std::move(store)), options_(options), live_(store_->begin_snapshot(options.read_only)),
+    : store_(std::move(store)),
+      options_(options),
+      live_(store_->begin_snapshot(options.read_only)),
       locks_(store_->next_owner()) {
   seen_ = live_.snapshot().w;
   store_->counters.active.fetch_add(1, std::memory_order_relaxed);
@@ -53,7 +56,8 @@ void TransactionState::end() noexcept {
 
 Result<void> TransactionState::usable(const TreeState* t) const {
   if (!active_) return fail(Code::closed_handle, "the transaction has ended");
-  if (failed_) return fail(Code::closed_handle, "an earlier call of this transaction failed; roll it back");
+  if (failed_)
+    return fail(Code::closed_handle, "an earlier call of this transaction failed; roll it back");
   return store_->owns(t);
 }
 
@@ -70,7 +74,8 @@ std::unexpected<Error> TransactionState::failed(Error e) {
   return std::unexpected(std::move(e));
 }
 
-Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::string_view key, std::string& value) {
+Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                  std::string& value) {
   KESSAI_TRY(usable(t.get()));
   KESSAI_TRY(check_key(key));
   Store::Use use(*store_);
@@ -82,27 +87,34 @@ Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::stri
   }
   auto r = store_->read_at(*t, key, live_.snapshot(), &value);
   if (!r) return failed(r.error());
-  if (killed()) return failed(Error(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again"));
+  if (killed())
+    return failed(
+        Error(Code::snapshot_too_old,
+              "the snapshot was given up to keep undo_memory; run the transaction again"));
   answered_ = true;
   if (!r->found) return fail(Code::not_found);
   return r->lsn;
 }
 
-Result<TransactionState::Current> TransactionState::lock_and_read(const std::shared_ptr<TreeState>& t,
-                                                                  std::string_view key, bool want_value,
-                                                                  bool conflict_on_newer) {
+Result<TransactionState::Current> TransactionState::lock_and_read(
+    const std::shared_ptr<TreeState>& t, std::string_view key, bool want_value,
+    bool conflict_on_newer) {
   KESSAI_TRY(lock_record(*store_, locks_, *t, key));
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
   // The pages of a dropped tree stay while this snapshot is older than the drop.
-  if (t->gone_at(judge_current_ ? kMaxLsn : live_.snapshot().w)) return std::unexpected(dropped_tree(*t));
+  if (t->gone_at(judge_current_ ? kMaxLsn : live_.snapshot().w))
+    return std::unexpected(dropped_tree(*t));
   if (!r) return std::unexpected(r.error());
-  if (killed()) return fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again");
+  if (killed())
+    return fail(Code::snapshot_too_old,
+                "the snapshot was given up to keep undo_memory; run the transaction again");
   c.page_lsn = r->page_lsn;
   c.tag = r->tag;
   c.live = r->present && !btree::is_ghost(r->tag);
-  if (r->present && conflict_on_newer && !judge_current_ && !live_.snapshot().sees(btree::tag_lsn(r->tag))) {
+  if (r->present && conflict_on_newer && !judge_current_ &&
+      !live_.snapshot().sees(btree::tag_lsn(r->tag))) {
     store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
     return std::unexpected(conflict(*t, key, btree::tag_lsn(r->tag)));
   }
@@ -115,14 +127,15 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const std::sha
   return c;
 }
 
-Result<void> TransactionState::write(const std::shared_ptr<TreeState>& t, std::string_view key, Current&& current,
-                                     bool remove, std::string_view value) {
+Result<void> TransactionState::write(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                     Current&& current, bool remove, std::string_view value) {
   Write* w = writes_.find(t.get(), key);
   if (w == nullptr) {
     w = &writes_.add(t, key);
     w->had_row = current.live;
     w->hint = current.hint;
-    if (current.live && btree::is_overflow(current.tag)) w->before_overflow = std::move(current.value);
+    if (current.live && btree::is_overflow(current.tag))
+      w->before_overflow = std::move(current.value);
   }
   w->remove = remove;
   w->noop = remove && !w->had_row;
@@ -130,11 +143,13 @@ Result<void> TransactionState::write(const std::shared_ptr<TreeState>& t, std::s
   return {};
 }
 
-Result<void> TransactionState::put(const std::shared_ptr<TreeState>& t, std::string_view key, std::string_view value) {
+Result<void> TransactionState::put(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                   std::string_view value) {
   KESSAI_TRY(usable(t.get()));
   KESSAI_TRY(check_key(key));
   KESSAI_TRY(check_value(value));
-  if (options_.read_only) return fail(Code::read_only, "the transaction was begun for reading only");
+  if (options_.read_only)
+    return fail(Code::read_only, "the transaction was begun for reading only");
   KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
@@ -149,7 +164,8 @@ Result<void> TransactionState::insert(const std::shared_ptr<TreeState>& t, std::
   KESSAI_TRY(usable(t.get()));
   KESSAI_TRY(check_key(key));
   KESSAI_TRY(check_value(value));
-  if (options_.read_only) return fail(Code::read_only, "the transaction was begun for reading only");
+  if (options_.read_only)
+    return fail(Code::read_only, "the transaction was begun for reading only");
   KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
@@ -187,7 +203,8 @@ Result<void> TransactionState::insert(const std::shared_ptr<TreeState>& t, std::
 Result<void> TransactionState::remove(const std::shared_ptr<TreeState>& t, std::string_view key) {
   KESSAI_TRY(usable(t.get()));
   KESSAI_TRY(check_key(key));
-  if (options_.read_only) return fail(Code::read_only, "the transaction was begun for reading only");
+  if (options_.read_only)
+    return fail(Code::read_only, "the transaction was begun for reading only");
   KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
@@ -205,10 +222,12 @@ Result<void> TransactionState::remove(const std::shared_ptr<TreeState>& t, std::
   return write(t, key, std::move(*c), true, {});
 }
 
-Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeState>& t, std::string_view key) {
+Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeState>& t,
+                                                     std::string_view key) {
   KESSAI_TRY(usable(t.get()));
   KESSAI_TRY(check_key(key));
-  if (options_.read_only) return fail(Code::read_only, "the transaction was begun for reading only");
+  if (options_.read_only)
+    return fail(Code::read_only, "the transaction was begun for reading only");
   KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
@@ -225,18 +244,21 @@ Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeS
 }
 
 Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
-  if (!active_) return fail(Code::closed_handle, "the transaction has ended");
+  if (!active_ || store_->in_forked_child()) return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
   if (failed_) {
     end();
-    return fail(Code::closed_handle, "an earlier call of this transaction failed; it was rolled back");
+    return fail(Code::closed_handle,
+                "an earlier call of this transaction failed; it was rolled back");
   }
   Store::Use use(*store_);
   if (const bool too_old = killed(); !use || too_old) {
     end();
     return !use ? fail(Code::closed_handle, "the store is closed")
-                : fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; run the transaction again");
+                : fail(Code::snapshot_too_old,
+                       "the snapshot was given up to keep undo_memory; run the transaction again");
   }
-  const bool writes = std::any_of(writes_.all().begin(), writes_.all().end(), [](const Write& w) { return !w.noop; });
+  const bool writes = std::any_of(writes_.all().begin(), writes_.all().end(),
+                                  [](const Write& w) { return !w.noop; });
   if (!writes) {
     const Lsn wait = answered_ && !options_.read_only ? seen_ : 0;
     end();
@@ -250,7 +272,7 @@ Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
 }
 
 Result<void> TransactionState::rollback() {
-  if (!active_) return fail(Code::closed_handle, "the transaction has ended");
+  if (!active_ || store_->in_forked_child()) return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
   const Lsn wait = answered_ && !options_.read_only ? seen_ : 0;
   end();
   store_->counters.rollbacks.fetch_add(1, std::memory_order_relaxed);
@@ -259,8 +281,9 @@ Result<void> TransactionState::rollback() {
   return store_->wait_seen(wait);
 }
 
-Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_ptr<TreeState>& t, std::string_view key,
-                       std::string_view value, char kind, Durability durability) {
+Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_ptr<TreeState>& t,
+                       std::string_view key, std::string_view value, char kind,
+                       Durability durability) {
   BeginOptions o;
   o.durability = durability;
   TransactionState txn(store, o);
