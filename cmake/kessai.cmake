@@ -26,6 +26,7 @@ target_compile_features(kessai_flags INTERFACE cxx_std_23)
 target_compile_options(kessai_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -fno-omit-frame-pointer
   $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Wthread-safety-beta -Werror=thread-safety>
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>  # g++ 12 sees overlaps in std::string's operator+ (GCC PR 105651)
   $<$<CONFIG:Debug>:-D_GLIBCXX_ASSERTIONS -DKESSAI_DEBUG_CHECKS>)
 if(KESSAI_SANITIZE)
   target_compile_options(kessai_flags INTERFACE -fsanitize=${KESSAI_SANITIZE}
