@@ -55,13 +55,15 @@ Result<void> PageStore::publish_new() {
 
 Result<std::unique_ptr<PageStore>> PageStore::open(io::Env& env, const PageStoreOptions& options) {
   std::unique_ptr<PageStore> s(new PageStore(env, options));
-  auto file = env.directory->open(kDataFile, options.read_only ? io::OpenMode::read_only : io::OpenMode::read_write);
+  auto file = env.directory->open(
+      kDataFile, options.read_only ? io::OpenMode::read_only : io::OpenMode::read_write);
   if (!file) {
     if (file.error() != Code::store_missing) return std::unexpected(file.error());
     // Something of ours without a data file: creation stopped before the store held anything.
     const auto names = env.directory->list();
     if (names && std::find(names->begin(), names->end(), kDataFileNew) != names->end()) {
-      return fail(Code::incomplete_store, "the creation of this store was interrupted; open it with create to start over");
+      return fail(Code::incomplete_store,
+                  "the creation of this store was interrupted; open it with create to start over");
     }
     return fail(Code::store_missing, "there is no store in " + env.directory->path());
   }
@@ -82,8 +84,10 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid, unsigne
     ErrorDetail d;
     d.path = file_->path();
     d.offset = size;
-    d.what = size == 0 ? "the data file is empty" : "the data file is shorter than its superblocks; it was truncated";
-    return std::unexpected(Error(size == 0 ? Code::not_a_store : Code::superblock_damaged, std::move(d)));
+    d.what = size == 0 ? "the data file is empty"
+                       : "the data file is shorter than its superblocks; it was truncated";
+    return std::unexpected(
+        Error(size == 0 ? Code::not_a_store : Code::superblock_damaged, std::move(d)));
   }
   io::AlignedBuffer buffer(kPageSize);
   bool any_magic = false;
@@ -91,13 +95,15 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid, unsigne
   for (unsigned i = 0; i < kSuperblocks; ++i) {
     const std::uint64_t offset = i * kSuperblockStride;
     const auto read = file_->read(offset, buffer.span());
-    const auto sb = read ? decode_superblock(page_of(buffer)) : Result<Superblock>(std::unexpected(read.error()));
+    const auto sb = read ? decode_superblock(page_of(buffer))
+                         : Result<Superblock>(std::unexpected(read.error()));
     if (sb) {
       valid.push_back(*sb);
       must_reach_ = std::max(must_reach_, sb->fence);
       continue;
     }
-    const bool blank = std::all_of(buffer.span().begin(), buffer.span().end(), [](std::byte b) { return b == std::byte{0}; });
+    const bool blank = std::all_of(buffer.span().begin(), buffer.span().end(),
+                                   [](std::byte b) { return b == std::byte{0}; });
     if (read && blank) continue;  // never written
     if (!read) unreadable |= 1U << i;
     any_magic |= sb.error() != Code::not_a_store;
@@ -106,10 +112,12 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid, unsigne
     d.path = file_->path();
     d.offset = offset;
     d.what = "superblock " + std::to_string(i) + " cannot be used: " +
-             (sb.error().detail().what.empty() ? std::string(code_name(sb.error().code())) : sb.error().detail().what);
+             (sb.error().detail().what.empty() ? std::string(code_name(sb.error().code()))
+                                               : sb.error().detail().what);
     bad_superblocks_.emplace_back(Code::superblock_damaged, std::move(d));
   }
-  std::sort(valid.begin(), valid.end(), [](const auto& a, const auto& b) { return a.number > b.number; });
+  std::sort(valid.begin(), valid.end(),
+            [](const auto& a, const auto& b) { return a.number > b.number; });
   // A newer library has been here: what this one understands is not the newest state.
   if (is_identity_error(identity)) return std::unexpected(identity);
   if (!valid.empty()) return {};
@@ -123,8 +131,10 @@ Result<void> PageStore::read_superblocks(std::vector<Superblock>& valid, unsigne
 Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
   KESSAI_ASSIGN(size, file_->size());
   const std::uint64_t slots = (size - kFirstSlotOffset) / kPageSize;
-  if (sb.next_page == 0 || sb.map_depth != PageMap::depth_for(sb.next_page) || sb.next_page / kMapFanout > slots + kMapFanout) {
-    return std::unexpected(damage(sb.map_slot, kNoPage, "the superblock describes an impossible page map"));
+  if (sb.next_page == 0 || sb.map_depth != PageMap::depth_for(sb.next_page) ||
+      sb.next_page / kMapFanout > slots + kMapFanout) {
+    return std::unexpected(
+        damage(sb.map_slot, kNoPage, "the superblock describes an impossible page map"));
   }
   map.begin_load(sb.next_page, sb.map_depth, {sb.map_slot, sb.map_hash});
   io::AlignedBuffer buffer(kBatch * kPageSize);
@@ -137,7 +147,8 @@ Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
       for (std::size_t i = 0; i < n; ++i) {
         const Slot slot = entries[from + i].slot;
         if (slot < 1 || slot > slots) {
-          return std::unexpected(damage(slot, kNoPage, "the page map refers to a slot outside the file"));
+          return std::unexpected(
+              damage(slot, kNoPage, "the page map refers to a slot outside the file"));
         }
         q->read(*file_, slot_offset(slot), page_of(buffer, i), i);
       }
@@ -148,8 +159,10 @@ Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
         const std::byte* page = page_of(buffer, i).data();
         const PageHeader h = read_header(page);
         const MapEntry& e = entries[from + i];
-        if (hash_page(page) != e.hash || h.type != PageType::map || h.page != from + i || h.level != level) {
-          return std::unexpected(damage(e.slot, kNoPage, "a page map chunk is not the one that was written here"));
+        if (hash_page(page) != e.hash || h.type != PageType::map || h.page != from + i ||
+            h.level != level) {
+          return std::unexpected(
+              damage(e.slot, kNoPage, "a page map chunk is not the one that was written here"));
         }
         map.load_chunk(level, from + i, page);
       }
@@ -189,7 +202,8 @@ Result<void> PageStore::adopt_newest() {
   space_ = std::make_unique<Space>(*file_);
   space_->reset((size - kFirstSlotOffset) / kPageSize);
   const auto twice = [&](const MapEntry& e, PageId p) {
-    return std::unexpected(damage(e.slot, p, "two entries of the page map share this slot, or it is outside the file"));
+    return std::unexpected(damage(
+        e.slot, p, "two entries of the page map share this slot, or it is outside the file"));
   };
   for (unsigned level = 0; level < newest_.map_depth; ++level) {
     for (const MapEntry& e : map_.chunk_entries(level)) {
@@ -228,7 +242,8 @@ Result<void> PageStore::adopt_older() {
   // What the older checkpoint alone references must not be reused until a newer one is durable. If
   // it is not whole (it may be older than N-1), it is no fallback and needs nothing.
   PageMap map;
-  if (KESSAI_MUTANT(older_slots_forgotten) || older_.number == 0 || older_.number + 1 != newest_.number || !load_map(map, older_)) {
+  if (KESSAI_MUTANT(older_slots_forgotten) || older_.number == 0 ||
+      older_.number + 1 != newest_.number || !load_map(map, older_)) {
     older_ = Superblock{};
     older_.low = newest_.low;
     return {};
@@ -306,9 +321,9 @@ Result<void> PageStore::verify_map() {
 
 Result<void> PageStore::audit_space() {
   io::MutexLock lock(map_mutex_);
-  return space_->audit([&](const std::function<void(Slot)>& live) {
-    map_.each_slot(live);
-  }, in_flight_.size());
+  return space_->audit([&](const std::function<void(Slot)>& live)
+                           KESSAI_REQUIRES(map_mutex_) { map_.each_slot(live); },
+                       in_flight_.size());
 }
 
 }  // namespace kessai::btree

@@ -19,8 +19,8 @@
 //   flush, fence F = log tail, wait durable >= F -> superblock, flush -> publish, recycle log.
 //
 // Threads: thread-safe; one checkpoint at a time (the caller serialises begin/step). Lock order:
-// gate > page latch > map_mutex_ > queue_mutex_. map_mutex_ is never held across page reads or image
-// writes; it may be held while the file grows.
+// gate > page latch > map_mutex_ > queue_mutex_. map_mutex_ is never held across page reads or
+// image writes; it may be held while the file grows.
 #pragma once
 
 #include <atomic>
@@ -67,7 +67,8 @@ class PageStore final : private PageSource {
                                                                  const PageStoreOptions& options);
   /// Reads superblocks and map, rebuilds the allocator. Errors: store_missing, incomplete_store,
   /// not_a_store, newer_format, page_size_mismatch, superblock_damaged, damaged, locked, io_error.
-  [[nodiscard]] static Result<std::unique_ptr<PageStore>> open(io::Env& env, const PageStoreOptions& options);
+  [[nodiscard]] static Result<std::unique_ptr<PageStore>> open(io::Env& env,
+                                                               const PageStoreOptions& options);
   ~PageStore();
 
   /// After create(): the first two checkpoints are on disk; rename and flush the directory.
@@ -88,7 +89,9 @@ class PageStore final : private PageSource {
   [[nodiscard]] Lsn must_reach() const noexcept { return must_reach_; }
   [[nodiscard]] bool read_only() const noexcept { return options_.read_only; }
   /// Superblock slots that could not be read at open, for check and the operator.
-  [[nodiscard]] const std::vector<Error>& damaged_superblocks() const noexcept { return bad_superblocks_; }
+  [[nodiscard]] const std::vector<Error>& damaged_superblocks() const noexcept {
+    return bad_superblocks_;
+  }
 
   // --- pages -----------------------------------------------------------------------------------
   /// A fresh page id, not in the image until its page is touched. Inside the gate or before.
@@ -147,8 +150,9 @@ class PageStore final : private PageSource {
     PageId page{};
     std::uint64_t epoch = 0;  ///< in which it was last changed
     FrameId frame = kNoFrame;
-    std::uint64_t freed = 0;  ///< epoch in which the page was freed after the copy: only a cut before wants it
-    io::AlignedBuffer shadow; ///< captures before a change; empty for copies into a staging buffer
+    std::uint64_t freed =
+        0;  ///< epoch in which the page was freed after the copy: only a cut before wants it
+    io::AlignedBuffer shadow;  ///< captures before a change; empty for copies into a staging buffer
     Slot slot = 0;
     Hash128 hash;
   };
@@ -168,7 +172,7 @@ class PageStore final : private PageSource {
   [[nodiscard]] Result<void> read_superblocks(std::vector<Superblock>& valid, unsigned& unreadable);
   [[nodiscard]] Result<void> load_map(PageMap& map, const Superblock& sb);
   [[nodiscard]] Result<void> adopt_newest();
-  [[nodiscard]] Result<void> adopt_older();
+  [[nodiscard]] Result<void> adopt_older() KESSAI_REQUIRES(map_mutex_);
   [[nodiscard]] Result<void> init_memory();
 
   // images.cc
@@ -204,7 +208,8 @@ class PageStore final : private PageSource {
   // own synchronisation. building_ is stored before epoch_ moves on; touch() loads epoch_ first.
   std::atomic<std::uint64_t> epoch_{1};
   std::atomic<std::uint64_t> building_{0};  ///< cut epoch of the checkpoint being built, 0 = none
-  std::atomic<std::uint64_t> owed_{0};      ///< images that will need a slot: dirty pages, copies without one
+  std::atomic<std::uint64_t> owed_{
+      0};  ///< images that will need a slot: dirty pages, copies without one
   std::atomic<bool> poisoned_{false};
   std::atomic<std::uint64_t> images_written_{0}, checkpoint_pages_{0};
 
@@ -231,11 +236,11 @@ class PageStore final : private PageSource {
   Phase phase_ = Phase::idle;
   Superblock newest_;  ///< written under map_mutex_, which others read it under
   Superblock older_, building_sb_;
-  std::uint32_t sweep_ = 0;      ///< next frame the capture phase looks at
-  bool sweep_clean_ = false;     ///< this round of the sweep found nothing to capture
+  std::uint32_t sweep_ = 0;   ///< next frame the capture phase looks at
+  bool sweep_clean_ = false;  ///< this round of the sweep found nothing to capture
   unsigned map_level_ = 0;
   std::uint64_t checkpoints_ = 0;
-  io::AlignedBuffer staging_;    ///< checkpoint output, one batch
+  io::AlignedBuffer staging_;  ///< checkpoint output, one batch
 };
 
 class Shadows {
