@@ -47,7 +47,8 @@ Result<Tree::Audit> Tree::audit(bool list_pages, bool list_nodes) {
       race::copy_out(copy, g->data(), kPageSize);
       if (!g->valid()) continue;
       ++a.pages;
-      if (a.pages > store_->next_page() + 64) return fail(Code::damaged, "a tree visits more pages than there are: it has a cycle");
+      if (a.pages > store_->next_page() + 64)
+        return fail(Code::damaged, "a tree visits more pages than there are: it has a cycle");
       if (list_pages) a.reachable.push_back(v.page);
       const NodeView n(copy);
       std::string what, low, high;
@@ -63,7 +64,8 @@ Result<Tree::Audit> Tree::audit(bool list_pages, bool list_nodes) {
         bad("the fences of the page differ from its parent's separators");
       }
       a.depth = std::max(a.depth, n.level() + 1);
-      if (list_nodes) a.nodes.push_back({v.page, v.parent, n.level(), n.count(), n.live_bytes(), low});
+      if (list_nodes)
+        a.nodes.push_back({v.page, v.parent, n.level(), n.count(), n.live_bytes(), low});
       if (n.is_leaf()) {
         ++a.leaves;
         a.live_bytes += n.live_bytes();
@@ -82,7 +84,8 @@ Result<Tree::Audit> Tree::audit(bool list_pages, bool list_nodes) {
           auto whole = read_overflow(ref, value);
           if (!whole && whole.error() != Code::damaged) return std::unexpected(whole.error());
           if (!whole) a.damage.push_back(whole.error());
-          if (whole && !*whole) bad("the overflow chain from page " + std::to_string(ref.first_page) + " is broken");
+          if (whole && !*whole)
+            bad("the overflow chain from page " + std::to_string(ref.first_page) + " is broken");
           for (PageId p{ref.first_page}; p != kNoPage && whole && *whole;) {
             auto link = store_->pool().read(p);
             if (!link) break;
@@ -94,7 +97,8 @@ Result<Tree::Audit> Tree::audit(bool list_pages, bool list_nodes) {
         }
       } else {
         for (unsigned i = n.count() + 1; i-- > 0;) {
-          Visit c{n.child(i), v.page, n.level() - 1, low, has_high ? std::optional(high) : std::nullopt};
+          Visit c{n.child(i), v.page, n.level() - 1, low,
+                  has_high ? std::optional(high) : std::nullopt};
           if (i > 0) n.copy_separator(i - 1, c.low);
           if (i < n.count()) {
             c.high.emplace();

@@ -48,10 +48,17 @@ Result<void> PageStore::checkpoint_step() {
   if (staging_.size() == 0) staging_ = io::AlignedBuffer(kBatch * kPageSize);
   Result<void> ok;
   switch (phase_) {
-    case Phase::capture: ok = step_capture(); break;
-    case Phase::map: ok = step_map(); break;
-    case Phase::publish: ok = step_publish(); break;
-    case Phase::idle: break;
+    case Phase::capture:
+      ok = step_capture();
+      break;
+    case Phase::map:
+      ok = step_map();
+      break;
+    case Phase::publish:
+      ok = step_publish();
+      break;
+    case Phase::idle:
+      break;
   }
   if (!ok) poison(ok.error());
   return ok;
@@ -124,7 +131,8 @@ Result<void> PageStore::step_map() {
       space_->drop(old, cut);
     }
   }
-  if (map_.dirty_chunks(map_level_).empty() && ++map_level_ == map_.cut_depth()) phase_ = Phase::publish;
+  if (map_.dirty_chunks(map_level_).empty() && ++map_level_ == map_.cut_depth())
+    phase_ = Phase::publish;
   return {};
 }
 
@@ -140,7 +148,8 @@ Result<void> PageStore::step_publish() {
   building_sb_.fence = log_ != nullptr ? log_->tail() : newest_.fence;
   building_sb_.store = id_;
   if (!KESSAI_MUTANT(data_not_flushed)) KESSAI_TRY(file_->flush());
-  if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence)) KESSAI_TRY(log_->wait_durable(building_sb_.fence));
+  if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence))
+    KESSAI_TRY(log_->wait_durable(building_sb_.fence));
   KESSAI_TRY(write_superblock(building_sb_));
   older_ = newest_;
   {
@@ -152,14 +161,16 @@ Result<void> PageStore::step_publish() {
     ++checkpoints_;
   }
   phase_ = Phase::idle;
-  if (log_ != nullptr) log_->recycle_below(KESSAI_MUTANT(recycle_to_newest) ? newest_.low : older_.low);
+  if (log_ != nullptr)
+    log_->recycle_below(KESSAI_MUTANT(recycle_to_newest) ? newest_.low : older_.low);
   return {};
 }
 
 Result<void> PageStore::write_superblock(const Superblock& sb) {
   if (staging_.size() == 0) staging_ = io::AlignedBuffer(kBatch * kPageSize);
   encode(sb, std::span<std::byte, kPageSize>(staging_.data(), kPageSize));
-  const std::uint64_t slot = KESSAI_MUTANT(overwrite_newest_superblock) ? 0 : sb.number % kSuperblocks;
+  const std::uint64_t slot =
+      KESSAI_MUTANT(overwrite_newest_superblock) ? 0 : sb.number % kSuperblocks;
   KESSAI_TRY(file_->write(slot * kSuperblockStride, {staging_.data(), kPageSize}));
   if (KESSAI_MUTANT(superblock_not_flushed)) return {};
   return file_->flush();

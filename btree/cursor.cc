@@ -62,7 +62,9 @@ void TreeCursor::look_ahead() noexcept {
   const NodeView parent(turn_.parent.data());
   if (reverse_ ? turn_.index == 0 : turn_.index >= parent.count()) return;
   Pool::Optimistic g;
-  if (tree_->store_->pool().peek(parent.child(reverse_ ? turn_.index - 1 : turn_.index + 1), g) != Pool::Peek::ok) return;
+  if (tree_->store_->pool().peek(parent.child(reverse_ ? turn_.index - 1 : turn_.index + 1), g) !=
+      Pool::Peek::ok)
+    return;
   NodeView(g.data()).prefetch();
   ahead_ = g.data();
   ahead_at_ = 0;
@@ -72,7 +74,8 @@ void TreeCursor::look_ahead() noexcept {
 Result<void> TreeCursor::fetch() {
   if (fetch_neighbour()) return {};
   for (;;) {
-    auto g = reverse_ ? tree_->find_leaf_before(bound_, unbounded_, &turn_) : tree_->find_leaf(bound_, &turn_);
+    auto g = reverse_ ? tree_->find_leaf_before(bound_, unbounded_, &turn_)
+                      : tree_->find_leaf(bound_, &turn_);
     if (!g) return std::unexpected(g.error());
     NodeView(g->data()).copy_leaf(page_);
     if (g->valid()) return {};

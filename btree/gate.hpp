@@ -36,8 +36,8 @@ class Gate {
   }
   void open() noexcept { closed_.store(false, std::memory_order_seq_cst); }
 
-  /// Names a moment at which nobody is inside; nothing while somebody is. The same moment again later:
-  /// the structure has not changed in between.
+  /// Names a moment at which nobody is inside; nothing while somebody is. The same moment again
+  /// later: the structure has not changed in between.
   [[nodiscard]] std::optional<std::uint64_t> moment() const noexcept {
     const std::uint64_t entered = entered_.load(std::memory_order_seq_cst);
     if (inside_.load(std::memory_order_seq_cst) != 0) return std::nullopt;

@@ -28,11 +28,13 @@ Error PageStore::damage(Slot slot, PageId page, std::string what) const {
 
 Result<void> PageStore::verify_image(PageId p, const MapEntry& e, const std::byte* page) const {
   if (hash_page(page) != e.hash) {
-    return std::unexpected(damage(e.slot, p, "the page is not the one that was written here (hash mismatch)"));
+    return std::unexpected(
+        damage(e.slot, p, "the page is not the one that was written here (hash mismatch)"));
   }
   const PageHeader h = read_header(page);
   if (h.page != raw(p) || h.store != id_.lo) {
-    return std::unexpected(damage(e.slot, p, "the page header names page " + std::to_string(h.page)));
+    return std::unexpected(
+        damage(e.slot, p, "the page header names page " + std::to_string(h.page)));
   }
   if (h.type == PageType::leaf || h.type == PageType::inner) {
     std::string what;
@@ -234,7 +236,8 @@ bool PageStore::copy_image(Pool::Exclusive& x, std::byte* into, Image& out) {
   {
     io::MutexLock lock(map_mutex_);
     // An image of an earlier incarnation of this page id may still be on its way.
-    if (!in_flight_.try_emplace(raw(x.page()), InFlight{x.frame_id(), dirty, 0}).second) return false;
+    if (!in_flight_.try_emplace(raw(x.page()), InFlight{x.frame_id(), dirty, 0}).second)
+      return false;
   }
   std::memcpy(into, x.data(), kPageSize);
   f.writing.store(1, std::memory_order_relaxed);
@@ -271,7 +274,8 @@ Result<void> PageStore::write_images(std::span<Image> images, std::byte* bytes) 
     const std::byte* page = bytes + i * kPageSize;
     const PageHeader h = read_header(page);
     if (h.page != raw(image.page) || h.store != id_.lo) {
-      return std::unexpected(damage(0, image.page, "a page in memory lost its identity before it was written"));
+      return std::unexpected(
+          damage(0, image.page, "a page in memory lost its identity before it was written"));
     }
     image.hash = hash_page(page);
     birth = std::min(birth, image.epoch);
@@ -304,7 +308,8 @@ void PageStore::finish_image(const Image& image) {
   const std::uint64_t now = epoch_.load(std::memory_order_relaxed);
   const Slot old = map_.live(image.page).slot;
   // A page freed before the cut is not part of it, even if its image was still under way then.
-  const bool of_cut = map_.frozen() && image.epoch <= building && (state.freed == 0 || state.freed > building) &&
+  const bool of_cut = map_.frozen() && image.epoch <= building &&
+                      (state.freed == 0 || state.freed > building) &&
                       !KESSAI_MUTANT(evict_missed_by_cut);
   const bool freed = state.freed != 0 && !KESSAI_MUTANT(freed_page_comes_back);
   if (of_cut && freed) {
@@ -320,13 +325,15 @@ void PageStore::finish_image(const Image& image) {
     if (old != 0) space_->drop(old, now);
     map_.set_live(image.page, entry);
   }
-  if (state.frame != kNoFrame) pool_->frame(state.frame).writing.fetch_sub(1, std::memory_order_release);
+  if (state.frame != kNoFrame)
+    pool_->frame(state.frame).writing.fetch_sub(1, std::memory_order_release);
 }
 
 Result<void> PageStore::write_out(std::span<const FrameId> frames) {
   if (options_.read_only) {
     return fail(Code::out_of_memory,
-                "recovering this store for reading needs more memory; raise Options::memory or open it for writing");
+                "recovering this store for reading needs more memory; raise Options::memory or "
+                "open it for writing");
   }
   if (poisoned()) return std::unexpected(poison_error());
   io::MutexLock lock(evict_mutex_);
@@ -357,7 +364,8 @@ Result<void> PageStore::drain_captures() {
       io::MutexLock lock(queue_mutex_);
       for (auto it = captures_.begin(); it != captures_.end() && images.size() < kBatch;) {
         // An earlier image of the page is still on its way: this one comes after it.
-        if (!in_flight_.try_emplace(raw(it->page), InFlight{it->frame, it->epoch, it->freed}).second) {
+        if (!in_flight_.try_emplace(raw(it->page), InFlight{it->frame, it->epoch, it->freed})
+                 .second) {
           ++it;
           continue;
         }
@@ -378,8 +386,8 @@ Result<void> PageStore::drain_captures() {
 bool PageStore::images_in_flight_upto(std::uint64_t epoch) const {
   io::MutexLock map_lock(map_mutex_);
   io::MutexLock lock(queue_mutex_);
-  return !captures_.empty() ||
-         std::any_of(in_flight_.begin(), in_flight_.end(), [&](const auto& i) { return i.second.epoch <= epoch; });
+  return !captures_.empty() || std::any_of(in_flight_.begin(), in_flight_.end(),
+                                           [&](const auto& i) { return i.second.epoch <= epoch; });
 }
 
 // ---- shadows ---------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ Result<void> Tree::prepare_overflow(std::string_view value, OverflowPages& out) 
   Pool& pool = store_->pool();
   const std::size_t count = std::max<std::size_t>(1, (value.size() + kPerPage - 1) / kPerPage);
   if (count > pool.frames() / 4) {
-    return fail(Code::transaction_too_large, "a value of " + std::to_string(value.size()) +
-                                                 " bytes needs more than a quarter of the page cache; raise Options::memory");
+    return fail(Code::transaction_too_large,
+                "a value of " + std::to_string(value.size()) +
+                    " bytes needs more than a quarter of the page cache; raise Options::memory");
   }
   const auto undo_all = [&](const Error& e) {
     discard_overflow(out);
@@ -60,7 +61,8 @@ Result<void> Tree::prepare_overflow(std::string_view value, OverflowPages& out) 
     KESSAI_CHECK(pool.latch(out.pages[i], x));
     race::copy_in(x.data(), image, kPageSize);
   }
-  out.ref = {static_cast<std::uint32_t>(value.size()), static_cast<std::uint32_t>(raw(out.pages.front()))};
+  out.ref = {static_cast<std::uint32_t>(value.size()),
+             static_cast<std::uint32_t>(raw(out.pages.front()))};
   return {};
 }
 
@@ -86,7 +88,8 @@ void Tree::publish_overflow(OverflowPages& pages, Shadows& shadows, Lsn lsn) {
 }
 
 Result<bool> Tree::read_overflow(OverflowRef ref, std::string& out) {
-  if (ref.length / kPerPage >= store_->next_page()) return false;  // believe no length the store cannot hold
+  if (ref.length / kPerPage >= store_->next_page())
+    return false;  // believe no length the store cannot hold
   out.resize(ref.length);
   std::size_t at = 0;
   PageId page{ref.first_page};

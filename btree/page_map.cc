@@ -33,7 +33,8 @@ void PageMap::set_next_page(std::uint64_t n) {
 void PageMap::set_live(PageId p, MapEntry e) {
   KESSAI_CHECK(raw(p) < next_page_);
   Chunk& c = chunk_of(p);
-  if (frozen_ && !c.cut && !KESSAI_MUTANT(live_map_written)) c.cut = std::make_unique<Entries>(*c.live);
+  if (frozen_ && !c.cut && !KESSAI_MUTANT(live_map_written))
+    c.cut = std::make_unique<Entries>(*c.live);
   (*c.live)[raw(p) % kMapFanout] = e;
   c.dirty_live = true;
 }
@@ -92,7 +93,8 @@ std::vector<std::uint64_t> PageMap::dirty_chunks(unsigned level) const {
   std::vector<std::uint64_t> out;
   const std::uint64_t n = levels_[level].size();
   for (std::uint64_t i = 0; i < n; ++i) {
-    if (level == 0 ? chunks_[i].dirty_cut : static_cast<bool>(upper_dirty_[level][i])) out.push_back(i);
+    if (level == 0 ? chunks_[i].dirty_cut : static_cast<bool>(upper_dirty_[level][i]))
+      out.push_back(i);
   }
   return out;
 }
@@ -171,7 +173,8 @@ void PageMap::load_chunk(unsigned level, std::uint64_t index, const std::byte* i
   } else {
     auto& below = levels_[level - 1];
     const std::size_t from = index * kMapFanout;
-    std::memcpy(below.data() + from, at, std::min(kMapFanout, below.size() - from) * sizeof(MapEntry));
+    std::memcpy(below.data() + from, at,
+                std::min(kMapFanout, below.size() - from) * sizeof(MapEntry));
   }
 }
 

@@ -56,7 +56,8 @@ class PageMap {
   [[nodiscard]] unsigned cut_depth() const noexcept;
   [[nodiscard]] std::vector<std::uint64_t> dirty_chunks(unsigned level) const;
   /// Serialises chunk `index` of `level` into `out`.
-  void image(unsigned level, std::uint64_t index, wal::StoreId store, std::span<std::byte, kPageSize> out) const;
+  void image(unsigned level, std::uint64_t index, wal::StoreId store,
+             std::span<std::byte, kPageSize> out) const;
   /// The chunk's image is on disk at `e`; returns its old slot (0 = none).
   Slot wrote(unsigned level, std::uint64_t index, MapEntry e);
   [[nodiscard]] MapEntry root() const noexcept;
@@ -88,8 +89,8 @@ class PageMap {
   void size_levels(std::uint64_t chunks);
 
   std::vector<Chunk> chunks_;
-  std::vector<std::vector<MapEntry>> levels_;    ///< [k][i] = where chunk i of level k is on disk
-  std::vector<std::vector<bool>> upper_dirty_;   ///< [k][i]: chunk i of level k >= 1 must be written
+  std::vector<std::vector<MapEntry>> levels_;   ///< [k][i] = where chunk i of level k is on disk
+  std::vector<std::vector<bool>> upper_dirty_;  ///< [k][i]: chunk i of level k >= 1 must be written
   std::uint64_t next_page_ = 1;
   std::uint64_t cut_next_page_ = 1;
   bool frozen_ = false;

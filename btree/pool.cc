@@ -26,8 +26,8 @@ constexpr unsigned kBatch = 64;
 constexpr unsigned kSpins = 100;
 constexpr std::uint64_t kWaitSliceNs = 10'000'000;
 constexpr std::uint32_t kMinFrames = 64;
-// How long a thread looks for a frame before it says out_of_memory: when all that is left is pinned,
-// and when some are only busy (being read, written or handed over), in sweeps.
+// How long a thread looks for a frame before it says out_of_memory: when all that is left is
+// pinned, and when some are only busy (being read, written or handed over), in sweeps.
 constexpr unsigned kPinnedRounds = 64;
 constexpr unsigned kBusyRounds = 1000;
 constexpr std::uint64_t kBusyPauseNs = 1'000'000;
@@ -205,7 +205,8 @@ void Pool::load_batch(std::span<const PageId> pages) {
     if (n == 0) continue;
     counters_.misses.fetch_add(n, std::memory_order_relaxed);
     source_->read_pages({reads, n});
-    for (std::size_t i = 0; i < n; ++i) finish_load(reads[i].page, frames[i], reads[i].result.has_value());
+    for (std::size_t i = 0; i < n; ++i)
+      finish_load(reads[i].page, frames[i], reads[i].result.has_value());
   }
 }
 
@@ -223,7 +224,8 @@ bool Pool::upgrade(const Optimistic& from, Exclusive& out) noexcept {
   if (from.word_ == nullptr) return false;
   Word* w = word(from.page_);
   std::uint64_t expected = from.seen_;
-  if (!w->compare_exchange_strong(expected, expected | kExclusive, std::memory_order_acq_rel)) return false;
+  if (!w->compare_exchange_strong(expected, expected | kExclusive, std::memory_order_acq_rel))
+    return false;
   hold(from.page_, *w, static_cast<FrameId>(frame_bits(from.seen_) - 1), out);
   return true;
 }
@@ -279,10 +281,13 @@ Pool::Exclusive Pool::adopt(PageId page, FrameId f) {
   KESSAI_CHECK(w != nullptr);
   std::uint64_t seen = w->load(std::memory_order_acquire);
   for (;;) {
-    // A stale optimistic reader may be probing this id ("loading"): it will find nothing and let go.
+    // A stale optimistic reader may be probing this id ("loading"): it will find nothing and let
+    // go.
     if (!latched(seen)) {
       KESSAI_CHECK(frame_bits(seen) == 0);
-      if (w->compare_exchange_weak(seen, seen | kExclusive | (f + std::uint64_t{1}), std::memory_order_acq_rel)) break;
+      if (w->compare_exchange_weak(seen, seen | kExclusive | (f + std::uint64_t{1}),
+                                   std::memory_order_acq_rel))
+        break;
     } else {
       io::yield_thread();
       seen = w->load(std::memory_order_acquire);
@@ -337,7 +342,8 @@ bool Pool::try_evict(FrameId f) noexcept {
   if (!try_latch_frame(f, x)) return false;
   Frame& fr = frames_[f];
   // seq_cst: see pin().
-  if (fr.pins.load(std::memory_order_seq_cst) != 0 || fr.writing.load(std::memory_order_acquire) != 0 ||
+  if (fr.pins.load(std::memory_order_seq_cst) != 0 ||
+      fr.writing.load(std::memory_order_acquire) != 0 ||
       fr.dirty_epoch.load(std::memory_order_relaxed) != 0) {
     return false;
   }
@@ -359,14 +365,16 @@ std::uint32_t Pool::sweep(std::vector<FrameId>& dirty, bool& busy) {
     hand_ = hand_ + 1 == frame_count_ ? 0 : hand_ + 1;
     Frame& fr = frames_[f];
     if (fr.pins.load(std::memory_order_relaxed) != 0) continue;
-    if (fr.page.load(std::memory_order_relaxed) == 0 || fr.writing.load(std::memory_order_relaxed) != 0) {
+    if (fr.page.load(std::memory_order_relaxed) == 0 ||
+        fr.writing.load(std::memory_order_relaxed) != 0) {
       busy = true;
       continue;
     }
     if (fr.ref.load(std::memory_order_relaxed) != 0) {
       fr.ref.store(0, std::memory_order_relaxed);
     } else if (fr.dirty_epoch.load(std::memory_order_relaxed) != 0) {
-      if (dirty.size() < batch && std::find(dirty.begin(), dirty.end(), f) == dirty.end()) dirty.push_back(f);
+      if (dirty.size() < batch && std::find(dirty.begin(), dirty.end(), f) == dirty.end())
+        dirty.push_back(f);
       // A batch of dirty victims is as good as evicted ones: writing it frees the next round.
       if (dirty.size() == batch) break;
     } else if (try_evict(f)) {

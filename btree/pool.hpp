@@ -40,8 +40,8 @@ inline constexpr FrameId kNoFrame = ~FrameId{0};
 inline constexpr std::uint64_t kFrameMask = (std::uint64_t{1} << 28) - 1;
 inline constexpr unsigned kLatchShift = 28;
 inline constexpr std::uint64_t kLatchMask = std::uint64_t{0xff} << kLatchShift;
-inline constexpr unsigned kBlockBits = 16;                                // words per block
-inline constexpr std::size_t kDirectorySize = std::size_t{1} << 16;       // 2^32 page ids
+inline constexpr unsigned kBlockBits = 16;                           // words per block
+inline constexpr std::size_t kDirectorySize = std::size_t{1} << 16;  // 2^32 page ids
 
 /// Who reads and writes page images.
 class PageSource {
@@ -67,7 +67,7 @@ class Pool {
     std::atomic<std::uint64_t> page{0};         ///< 0: free. Written under the page's latch.
     std::atomic<std::uint64_t> dirty_epoch{0};  ///< 0: clean; else epoch of the last change. Same.
     std::atomic<std::uint32_t> pins{0};
-    std::atomic<std::uint32_t> writing{0};      ///< image of it queued or under way
+    std::atomic<std::uint32_t> writing{0};  ///< image of it queued or under way
     std::atomic<std::uint8_t> ref{0};
   };
 
@@ -75,7 +75,8 @@ class Pool {
    public:
     [[nodiscard]] std::byte* data() const noexcept { return data_; }
     [[nodiscard]] PageId page() const noexcept { return page_; }
-    /// True when nothing changed since the guard was made (acquire-loads of page bytes come before).
+    /// True when nothing changed since the guard was made (acquire-loads of page bytes come
+    /// before).
     [[nodiscard]] bool valid() const noexcept {
       return word_ != nullptr && word_->load(std::memory_order_acquire) == seen_;
     }
@@ -128,7 +129,8 @@ class Pool {
 
   enum class Peek : std::uint8_t { ok, busy, miss };
 
-  [[nodiscard]] static Result<std::unique_ptr<Pool>> create(std::uint64_t bytes, PageSource& source);
+  [[nodiscard]] static Result<std::unique_ptr<Pool>> create(std::uint64_t bytes,
+                                                            PageSource& source);
   ~Pool();
 
   /// Never waits.
@@ -141,7 +143,8 @@ class Pool {
   [[nodiscard]] Result<Optimistic> read(PageId page);
 
   [[nodiscard]] bool upgrade(const Optimistic& from, Exclusive& out) noexcept;  ///< false: changed
-  [[nodiscard]] bool try_latch(PageId page, Exclusive& out) noexcept;           ///< false: busy or not resident
+  [[nodiscard]] bool try_latch(PageId page,
+                               Exclusive& out) noexcept;  ///< false: busy or not resident
   /// Spins and yields until latched; false: not resident. Only for pages whose holder never waits.
   [[nodiscard]] bool latch(PageId page, Exclusive& out) noexcept;
   [[nodiscard]] bool pin(const Optimistic& seen, Pin& out) noexcept;  ///< false: changed
@@ -184,7 +187,8 @@ class Pool {
   [[nodiscard]] Result<void> evict_batch(bool patient);
   [[nodiscard]] bool try_evict(FrameId f) noexcept;
   [[nodiscard]] std::uint32_t eviction_batch() const noexcept;
-  [[nodiscard]] std::uint32_t sweep(std::vector<FrameId>& dirty, bool& busy) KESSAI_REQUIRES(evict_mutex_);
+  [[nodiscard]] std::uint32_t sweep(std::vector<FrameId>& dirty, bool& busy)
+      KESSAI_REQUIRES(evict_mutex_);
   void wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept;
 
   // constant after create()
@@ -223,7 +227,8 @@ inline Pool::Peek Pool::look(PageId page, Optimistic& out, bool reference) noexc
   if ((seen & kLatchMask) != 0) return Peek::busy;
   if ((seen & kFrameMask) == 0) return Peek::miss;
   const auto f = static_cast<FrameId>((seen & kFrameMask) - 1);
-  if (reference && pressure_.load(std::memory_order_relaxed) && frames_[f].ref.load(std::memory_order_relaxed) == 0) {
+  if (reference && pressure_.load(std::memory_order_relaxed) &&
+      frames_[f].ref.load(std::memory_order_relaxed) == 0) {
     frames_[f].ref.store(1, std::memory_order_relaxed);
   }
   out.word_ = w;
@@ -233,6 +238,8 @@ inline Pool::Peek Pool::look(PageId page, Optimistic& out, bool reference) noexc
   return Peek::ok;
 }
 
-inline Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept { return look(page, out, true); }
+inline Pool::Peek Pool::peek(PageId page, Optimistic& out) noexcept {
+  return look(page, out, true);
+}
 
 }  // namespace kessai::btree

@@ -33,7 +33,8 @@ void Roots::store_page(std::size_t index, Shadows& shadows) {
   h.page = raw(p.id);
   h.type = PageType::roots;
   write_header(image, h);
-  const auto next = static_cast<std::uint32_t>(index + 1 < pages_.size() ? raw(pages_[index + 1].id) : 0);
+  const auto next =
+      static_cast<std::uint32_t>(index + 1 < pages_.size() ? raw(pages_[index + 1].id) : 0);
   const auto n = static_cast<std::uint32_t>(p.entries.size());
   std::memcpy(image + 64, &next, 4);
   std::memcpy(image + 68, &n, 4);
@@ -75,13 +76,15 @@ Result<void> Roots::load() {
       return std::unexpected(Error(Code::damaged, std::move(d)));
     };
     auto g = store_->pool().read(id);
-    if (!g && g.error() == Code::not_found) return bad("the roots page is missing from the page map");
+    if (!g && g.error() == Code::not_found)
+      return bad("the roots page is missing from the page map");
     if (!g) return std::unexpected(g.error());
     Page p;
     p.id = id;
     if (!store_->pool().pin(*g, p.pin)) continue;
     const std::byte* data = g->data();
-    if (read_header(data).type != PageType::roots || pages_.size() > 4096) return bad("this is no roots page");
+    if (read_header(data).type != PageType::roots || pages_.size() > 4096)
+      return bad("this is no roots page");
     std::uint32_t next = 0, n = 0;
     std::memcpy(&next, data + 64, 4);
     std::memcpy(&n, data + 68, 4);
@@ -184,7 +187,8 @@ void Roots::remove(const Entry& e, Shadows& shadows) {
   io::MutexLock lock(mutex_);
   for (std::size_t i = 0; i < pages_.size(); ++i) {
     auto& entries = pages_[i].entries;
-    const auto it = std::find_if(entries.begin(), entries.end(), [&](const Entry& x) { return same(x, e); });
+    const auto it =
+        std::find_if(entries.begin(), entries.end(), [&](const Entry& x) { return same(x, e); });
     if (it != entries.end()) {
       *it = entries.back();
       entries.pop_back();

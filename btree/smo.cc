@@ -78,11 +78,13 @@ Result<void> Tree::split_leaf(std::string_view key, std::size_t vlen, Shadows& s
         const unsigned slot = leaf.lower_bound(key, exact);
         if (!exact && leaf.room_for_leaf(key.size(), vlen)) return SplitPoint{0, {}, true};
         const LeafChange change = exact ? LeafChange::replace
-                                  : slot == leaf.count() && !leaf.has_high_fence() ? LeafChange::append
-                                                                                   : LeafChange::insert;
+                                  : slot == leaf.count() && !leaf.has_high_fence()
+                                      ? LeafChange::append
+                                      : LeafChange::insert;
         LeafHit hit;
         if (exact && leaf.leaf_at(slot, hit)) {
-          // Enough room for the longer value after all? Someone split or purged this leaf meanwhile.
+          // Enough room for the longer value after all? Someone split or purged this leaf
+          // meanwhile.
           alignas(8) std::byte trial[kPageSize];
           race::copy_out(trial, leaf.bytes(), kPageSize);
           const std::string filler(vlen, '\0');
@@ -93,8 +95,8 @@ Result<void> Tree::split_leaf(std::string_view key, std::size_t vlen, Shadows& s
       shadows);
 }
 
-Result<void> Tree::split(std::string_view key, unsigned level, const std::function<SplitPoint(NodeView)>& plan,
-                         Shadows& shadows) {
+Result<void> Tree::split(std::string_view key, unsigned level,
+                         const std::function<SplitPoint(NodeView)>& plan, Shadows& shadows) {
   Pool& pool = store_->pool();
   SpareFrames frames(pool);
   Buffer left, right;
@@ -109,15 +111,18 @@ Result<void> Tree::split(std::string_view key, unsigned level, const std::functi
       Pool::Exclusive parent, node;
       if (!store_->enough(shadows, 4) || !find_node(key, level, path)) {
         // fall through to load what is missing, outside the gate
-      } else if ((path.at_root || pool.upgrade(path.parent, parent)) && pool.upgrade(path.node, node)) {
+      } else if ((path.at_root || pool.upgrade(path.parent, parent)) &&
+                 pool.upgrade(path.node, node)) {
         const SplitPoint at = plan(NodeView(node.data()));
         if (at.separator.empty()) return {};  // room was made meanwhile
         if (!path.at_root && !Node(parent.data()).room_for_separator(at.separator.size())) {
           too_big_for_parent = at.separator;
         } else {
           auto right_id = store_->allocate();
-          auto left_id = path.at_root && right_id ? store_->allocate() : Result<PageId>(node.page());
-          if (!right_id || !left_id) return std::unexpected(!right_id ? right_id.error() : left_id.error());
+          auto left_id =
+              path.at_root && right_id ? store_->allocate() : Result<PageId>(node.page());
+          if (!right_id || !left_id)
+            return std::unexpected(!right_id ? right_id.error() : left_id.error());
           NodeView(node.data()).split_to(left.bytes, *left_id, right.bytes, *right_id, at);
           Pool::Exclusive r = pool.adopt(*right_id, frames.take());
           KESSAI_CHECK(store_->touch(r, shadows) && store_->touch(node, shadows));
@@ -132,7 +137,8 @@ Result<void> Tree::split(std::string_view key, unsigned level, const std::functi
             Node(parent.data()).insert_separator(at.separator, *right_id);
             race::copy_in(node.data(), left.bytes, kPageSize);
           }
-          auto& count = level == 0 ? context_->counters.leaf_splits : context_->counters.inner_splits;
+          auto& count =
+              level == 0 ? context_->counters.leaf_splits : context_->counters.inner_splits;
           count.fetch_add(1, std::memory_order_relaxed);
           context_->counters.structure_changes.fetch_add(1, std::memory_order_release);
           return {};
@@ -143,7 +149,8 @@ Result<void> Tree::split(std::string_view key, unsigned level, const std::functi
       KESSAI_TRY(split(
           key, level + 1,
           [&](NodeView parent) {
-            if (parent.room_for_separator(too_big_for_parent.size())) return SplitPoint{0, {}, true};
+            if (parent.room_for_separator(too_big_for_parent.size()))
+              return SplitPoint{0, {}, true};
             return parent.plan_inner_split(too_big_for_parent);
           },
           shadows));
@@ -203,7 +210,9 @@ Result<bool> Tree::merge(std::string_view key, unsigned level, Shadows& shadows)
           } else {
             const NodeView lv(left.data()), rv(right.data());
             // A pinned page stays: somebody is about to change it.
-            if (NodeView::merged_bytes(lv, rv) > NodeView::usable_bytes() * 4 / 5 || right.frame().pins.load() != 0) continue;
+            if (NodeView::merged_bytes(lv, rv) > NodeView::usable_bytes() * 4 / 5 ||
+                right.frame().pins.load() != 0)
+              continue;
             NodeView::merge_to(merged.bytes, left_id, lv, rv);
             KESSAI_CHECK(store_->touch(left, shadows) && store_->touch(parent, shadows));
             race::copy_in(left.data(), merged.bytes, kPageSize);
@@ -255,7 +264,8 @@ Result<bool> Tree::drop_step(Shadows& shadows) {
     Gate::Pass gate(store_->gate());
     if (!store_->enough(shadows, 4)) continue;
     Pool::Exclusive parent, leaf;
-    if ((parent_id != kNoPage && !pool.latch(parent_id, parent)) || !pool.latch(page, leaf)) continue;
+    if ((parent_id != kNoPage && !pool.latch(parent_id, parent)) || !pool.latch(page, leaf))
+      continue;
     Node node(leaf.data());
     // Long values of this leaf become chains to free, one gated step at a time.
     for (unsigned slot = node.count(); slot-- > 0;) {

@@ -11,8 +11,8 @@
 
 namespace kessai::btree {
 namespace {
-constexpr std::uint64_t kMinGrowth = 256;     // slots: 1 MiB
-constexpr std::uint64_t kMaxGrowth = 16384;   // slots: 64 MiB
+constexpr std::uint64_t kMinGrowth = 256;    // slots: 1 MiB
+constexpr std::uint64_t kMaxGrowth = 16384;  // slots: 64 MiB
 }  // namespace
 
 std::uint64_t slot_offset(Slot s) noexcept { return kFirstSlotOffset + (s - 1) * kPageSize; }
@@ -49,7 +49,8 @@ void Space::set_free(Slot s) {
   ++free_;
 }
 
-void Space::take_from(std::size_t word, std::size_t& n, std::uint64_t epoch, std::vector<Slot>& out) {
+void Space::take_from(std::size_t word, std::size_t& n, std::uint64_t epoch,
+                      std::vector<Slot>& out) {
   while (n > 0 && bitmap_[word] != 0) {
     const int bit = std::countr_zero(bitmap_[word]);
     bitmap_[word] &= bitmap_[word] - 1;

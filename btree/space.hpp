@@ -56,8 +56,9 @@ class Space {
 
   /// every slot is exactly one of live (as `each_live` enumerates), dead but needed, free, or
   /// one of `in_flight` images. `damaged` naming the first slot that is not.
-  [[nodiscard]] Result<void> audit(const std::function<void(const std::function<void(Slot)>&)>& each_live,
-                                   std::uint64_t in_flight) const;
+  [[nodiscard]] Result<void> audit(
+      const std::function<void(const std::function<void(Slot)>&)>& each_live,
+      std::uint64_t in_flight) const;
 
   [[nodiscard]] std::uint64_t free_slots() const noexcept { return free_; }
   [[nodiscard]] std::uint64_t slots() const noexcept { return slots_; }

@@ -41,7 +41,8 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
     Pool::Optimistic g;
     if (pool.peek(root_, g) != Pool::Peek::ok) {
       auto root = pool.read(root_);
-      if (!root && root.error() == Code::not_found) return std::unexpected(lost_page(*store_, root_).error());
+      if (!root && root.error() == Code::not_found)
+        return std::unexpected(lost_page(*store_, root_).error());
       if (!root) return root;
       g = *root;
     }
@@ -62,7 +63,8 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
         auto loaded = pool.read(child);
         // Only now believe that `child` was still the child: it may have been freed meanwhile.
         if (!g.valid()) break;
-        if (!loaded && loaded.error() == Code::not_found) return std::unexpected(lost_page(*store_, child).error());
+        if (!loaded && loaded.error() == Code::not_found)
+          return std::unexpected(lost_page(*store_, child).error());
         if (!loaded) return loaded;
         c = *loaded;
       }
@@ -77,7 +79,8 @@ Result<Pool::Optimistic> Tree::find_leaf(std::string_view key, Turn* turn) {
   return descend([key](NodeView n) { return n.child_index(key); }, turn);
 }
 
-Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unbounded, Turn* turn) {
+Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unbounded,
+                                                Turn* turn) {
   std::string separator;
   return descend(
       [&](NodeView n) {
@@ -120,7 +123,8 @@ Result<Tree::Record> Tree::get(std::string_view key, std::string* value, LeafHin
     if (!g.valid()) continue;
     if (hint != nullptr) hint->page = g.page();
     if (ref.first_page != 0) {
-      // The chain may be freed under us: then it does not read as this value, and the leaf moved on.
+      // The chain may be freed under us: then it does not read as this value, and the leaf moved
+      // on.
       auto whole = read_overflow(ref, *value);
       if (!g.valid()) continue;
       if (!whole) return std::unexpected(whole.error());
@@ -132,7 +136,8 @@ Result<Tree::Record> Tree::get(std::string_view key, std::string* value, LeafHin
 
 void Tree::multi_get(std::span<Lookup> lookups) {
   Pool& pool = store_->pool();
-  for (; !lookups.empty(); lookups = lookups.subspan(std::min<std::size_t>(kGroup, lookups.size()))) {
+  for (; !lookups.empty();
+       lookups = lookups.subspan(std::min<std::size_t>(kGroup, lookups.size()))) {
     const auto group = lookups.first(std::min<std::size_t>(kGroup, lookups.size()));
     const std::size_t n = group.size();
     Pool::Optimistic at[kGroup];
@@ -278,20 +283,25 @@ bool Tree::purge_page(Node node, Lsn horizon) {
 }
 
 /// True: done. False: the leaf must be split first, or shadows are needed.
-Result<bool> Tree::change_leaf(const Change& c, Pool::Exclusive& x, Shadows& shadows, BeforeImages* undo, bool gated) {
+Result<bool> Tree::change_leaf(const Change& c, Pool::Exclusive& x, Shadows& shadows,
+                               BeforeImages* undo, bool gated) {
   Node leaf(x.data());
   bool exact = false;
   const unsigned slot = leaf.lower_bound(c.key, exact);
   LeafHit hit;
-  if (exact && leaf.leaf_at(slot, hit) && tag_lsn(hit.tag) >= c.lsn) return true;  // replayed already
+  if (exact && leaf.leaf_at(slot, hit) && tag_lsn(hit.tag) >= c.lsn)
+    return true;  // replayed already
   const bool long_value = c.overflow != nullptr && !c.remove;
   const OverflowRef ref = long_value ? c.overflow->ref : OverflowRef{};
-  const std::string_view value = c.remove ? std::string_view{}
-                                 : long_value ? std::string_view(reinterpret_cast<const char*>(&ref), sizeof ref)
-                                              : c.value;
-  const std::uint64_t tag = make_tag(c.lsn, static_cast<std::uint8_t>((c.remove ? kGhost : 0) | (long_value ? kOverflow : 0)));
+  const std::string_view value =
+      c.remove     ? std::string_view{}
+      : long_value ? std::string_view(reinterpret_cast<const char*>(&ref), sizeof ref)
+                   : c.value;
+  const std::uint64_t tag = make_tag(
+      c.lsn, static_cast<std::uint8_t>((c.remove ? kGhost : 0) | (long_value ? kOverflow : 0)));
   OverflowRef old{};
-  if (exact && is_overflow(hit.tag) && !is_ghost(hit.tag)) leaf.copy_value(hit, reinterpret_cast<char*>(&old));
+  if (exact && is_overflow(hit.tag) && !is_ghost(hit.tag))
+    leaf.copy_value(hit, reinterpret_cast<char*>(&old));
   KESSAI_CHECK(gated || (!long_value && old.first_page == 0));
   if (!exact && !leaf.room_for_leaf(c.key.size(), value.size())) {
     const Lsn horizon = context_->horizon();
@@ -355,7 +365,9 @@ Result<void> Tree::apply(const Change& c, LeafHint hint, Shadows& shadows, Befor
     pass.reset();
     KESSAI_TRY(shadows.top_up(4));
     // Not shadows but room was missing? Ask the leaf again, and split it if so.
-    const std::size_t vlen = c.remove ? 0 : c.overflow != nullptr ? sizeof(OverflowRef) : c.value.size();
+    const std::size_t vlen = c.remove                ? 0
+                             : c.overflow != nullptr ? sizeof(OverflowRef)
+                                                     : c.value.size();
     KESSAI_TRY(split_leaf(c.key, vlen, shadows));
   }
 }
@@ -375,8 +387,8 @@ Result<void> Tree::purge_ghost(std::string_view key, Lsn lsn, Shadows& shadows) 
     bool exact = false;
     const unsigned slot = leaf.lower_bound(key, exact);
     LeafHit hit;
-    const bool ours = exact && leaf.leaf_at(slot, hit) && is_ghost(hit.tag) && tag_lsn(hit.tag) == lsn &&
-                      lsn <= context_->horizon();
+    const bool ours = exact && leaf.leaf_at(slot, hit) && is_ghost(hit.tag) &&
+                      tag_lsn(hit.tag) == lsn && lsn <= context_->horizon();
     if (ours) {
       if (!store_->touch(x, shadows)) continue;
       leaf.erase_leaf(slot);

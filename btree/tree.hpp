@@ -36,8 +36,8 @@
 namespace kessai::btree {
 
 struct TreeCounters {
-  std::atomic<std::uint64_t> leaf_splits{0}, inner_splits{0}, merges{0}, restarts{0}, ghosts_purged{0},
-      split_waits{0}, structure_changes{0};
+  std::atomic<std::uint64_t> leaf_splits{0}, inner_splits{0}, merges{0}, restarts{0},
+      ghosts_purged{0}, split_waits{0}, structure_changes{0};
 };
 
 /// What all trees of a store share. Lifetime: outlives the trees.
@@ -53,7 +53,8 @@ struct TreeContext {
 class BeforeImages {
  public:
   /// `value` is meaningless for ghosts and overflow records (their owner read it beforehand).
-  virtual void before(TreeId tree, std::string_view key, std::uint64_t tag, std::string_view value, Lsn end) = 0;
+  virtual void before(TreeId tree, std::string_view key, std::uint64_t tag, std::string_view value,
+                      Lsn end) = 0;
 
  protected:
   ~BeforeImages() = default;
@@ -82,7 +83,8 @@ struct LeafHint {
 
 class Tree {
  public:
-  Tree(TreeContext& context, TreeId id, PageId root) : context_(&context), store_(context.store), id_(id), root_(root) {}
+  Tree(TreeContext& context, TreeId id, PageId root)
+      : context_(&context), store_(context.store), id_(id), root_(root) {}
   [[nodiscard]] TreeId id() const noexcept { return id_; }
   [[nodiscard]] PageId root() const noexcept { return root_; }
 
@@ -90,13 +92,14 @@ class Tree {
   static void format_root(Pool::Exclusive& x, std::uint64_t store, TreeId id);
 
   struct Record {
-    bool present = false;    ///< a record (or ghost) is stored under the key
+    bool present = false;  ///< a record (or ghost) is stored under the key
     std::uint64_t tag = 0;
-    Lsn page_lsn = 0;        ///< of the leaf that answered
+    Lsn page_lsn = 0;  ///< of the leaf that answered
     Lsn max_ts = 0;
   };
   /// The current version. `value` (may be null) receives a live record's value, overflow included.
-  [[nodiscard]] Result<Record> get(std::string_view key, std::string* value, LeafHint* hint = nullptr);
+  [[nodiscard]] Result<Record> get(std::string_view key, std::string* value,
+                                   LeafHint* hint = nullptr);
 
   struct Lookup {
     std::string_view key;
@@ -115,7 +118,8 @@ class Tree {
 
   /// Applies one change. REQUIRES slots claimed (claim_for()). Errors are I/O errors of pages that
   /// had to be read again; after the append they poison the store.
-  [[nodiscard]] Result<void> apply(const Change& change, LeafHint hint, Shadows& shadows, BeforeImages* undo);
+  [[nodiscard]] Result<void> apply(const Change& change, LeafHint hint, Shadows& shadows,
+                                   BeforeImages* undo);
   /// Slots that applying one change may need at most.
   static constexpr std::uint64_t kClaimPerChange = 4;
 
@@ -136,7 +140,8 @@ class Tree {
     std::string low;
   };
   struct Audit {
-    std::uint64_t pages = 0, leaves = 0, records = 0, ghosts = 0, live_bytes = 0, overflow_pages = 0;
+    std::uint64_t pages = 0, leaves = 0, records = 0, ghosts = 0, live_bytes = 0,
+                  overflow_pages = 0;
     unsigned depth = 0;
     std::vector<Error> damage;
     std::vector<PageId> reachable;  ///< filled when asked for
@@ -155,11 +160,13 @@ class Tree {
   /// Optimistic guard on the leaf that covers `key`. Loads on a miss.
   [[nodiscard]] Result<Pool::Optimistic> find_leaf(std::string_view key, Turn* turn = nullptr);
   /// The leaf whose range ends at or holds keys below `bound` (for reverse scans).
-  [[nodiscard]] Result<Pool::Optimistic> find_leaf_before(std::string_view bound, bool unbounded, Turn* turn = nullptr);
+  [[nodiscard]] Result<Pool::Optimistic> find_leaf_before(std::string_view bound, bool unbounded,
+                                                          Turn* turn = nullptr);
   template <class Choose>
   [[nodiscard]] Result<Pool::Optimistic> descend(Choose&& choose, Turn* turn = nullptr);
   [[nodiscard]] Result<void> latch_leaf(std::string_view key, LeafHint hint, Pool::Exclusive& out);
-  [[nodiscard]] Result<bool> change_leaf(const Change& c, Pool::Exclusive& x, Shadows& shadows, BeforeImages* undo, bool gated);
+  [[nodiscard]] Result<bool> change_leaf(const Change& c, Pool::Exclusive& x, Shadows& shadows,
+                                         BeforeImages* undo, bool gated);
   bool purge_page(Node node, Lsn horizon);
 
   // smo.cc
@@ -170,7 +177,8 @@ class Tree {
   };
   [[nodiscard]] bool find_node(std::string_view key, unsigned level, Path& out);
   [[nodiscard]] Result<void> split_leaf(std::string_view key, std::size_t vlen, Shadows& shadows);
-  [[nodiscard]] Result<void> split(std::string_view key, unsigned level, const std::function<SplitPoint(NodeView)>& plan,
+  [[nodiscard]] Result<void> split(std::string_view key, unsigned level,
+                                   const std::function<SplitPoint(NodeView)>& plan,
                                    Shadows& shadows);
   [[nodiscard]] Result<bool> merge(std::string_view key, unsigned level, Shadows& shadows);
 
@@ -192,7 +200,7 @@ class Tree {
 class TreeCursor {
  public:
   struct Row {
-    std::string_view key;    ///< valid until the next call
+    std::string_view key;  ///< valid until the next call
     std::uint64_t tag = 0;
     std::string_view value;  ///< inline bytes; meaningless for ghosts and overflow records
   };
@@ -224,7 +232,8 @@ class TreeCursor {
   /// max_ts of the leaf the last row came from: nothing in it is newer.
   [[nodiscard]] Lsn leaf_max_ts() const noexcept { return max_ts_; }
   [[nodiscard]] Lsn leaf_page_lsn() const noexcept { return page_lsn_; }
-  /// Reads the overflow value of a row just returned; false: the row changed meanwhile (look it up).
+  /// Reads the overflow value of a row just returned; false: the row changed meanwhile (look it
+  /// up).
   [[nodiscard]] Result<bool> overflow_value(const Row& row, std::string& out);
 
  private:
@@ -233,32 +242,36 @@ class TreeCursor {
   [[nodiscard]] bool fetch_neighbour();
   void enter_page();
   void look_ahead() noexcept;
-  /// Prefetches the neighbour's heap a few lines a row: all at once would wait for the line buffers.
+  /// Prefetches the neighbour's heap a few lines a row: all at once would wait for the line
+  /// buffers.
   void fetch_ahead() noexcept {
     if (ahead_wait_ > 0) {
       --ahead_wait_;
       return;
     }
     if (ahead_at_ == 0) ahead_at_ = NodeView(ahead_).heap_begin() & ~63U;
-    for (unsigned i = 0; i < 4 && ahead_at_ < kPageSize; ++i, ahead_at_ += 64) __builtin_prefetch(ahead_ + ahead_at_);
+    for (unsigned i = 0; i < 4 && ahead_at_ < kPageSize; ++i, ahead_at_ += 64)
+      __builtin_prefetch(ahead_ + ahead_at_);
     if (ahead_at_ >= kPageSize) ahead_ = nullptr;
   }
 
   Tree* tree_;
-  std::string bound_;                ///< where the next leaf starts (ends, when reverse)
-  bool unbounded_ = false;           ///< reverse from the end of the tree
+  std::string bound_;       ///< where the next leaf starts (ends, when reverse)
+  bool unbounded_ = false;  ///< reverse from the end of the tree
   std::string from_;
   std::optional<std::string> to_;
   bool reverse_;
   bool done_ = false, loaded_ = false;
-  unsigned slot_ = 0, end_ = 0;      ///< forward: [slot_, end_); reverse: slots below slot_ down to end_
+  unsigned slot_ = 0,
+           end_ = 0;  ///< forward: [slot_, end_); reverse: slots below slot_ down to end_
   Lsn max_ts_ = 0, page_lsn_ = 0;
   std::string next_bound_;
   bool next_unbounded_ = false;
-  Tree::Turn turn_;                  ///< the leaf's parent, while it is valid: the way to the next leaf
-  const std::byte* ahead_ = nullptr; ///< the neighbour being prefetched (never dereferenced unchecked)
+  Tree::Turn turn_;  ///< the leaf's parent, while it is valid: the way to the next leaf
+  const std::byte* ahead_ =
+      nullptr;  ///< the neighbour being prefetched (never dereferenced unchecked)
   unsigned ahead_at_ = 0, ahead_wait_ = 0;
-  std::size_t prefix_ = 0;           ///< bytes of key_ that all keys of the leaf share
+  std::size_t prefix_ = 0;  ///< bytes of key_ that all keys of the leaf share
   char key_[2 * kMaxKey];
   alignas(64) std::byte page_[kPageSize];
 };

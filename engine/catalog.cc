@@ -31,9 +31,10 @@ std::unexpected<Error> no_tree(std::string_view name) {
 
 Result<void> check_name(std::string_view name) {
   if (!name.empty() && name.size() <= kMaxTreeNameBytes) return {};
-  return fail(Code::bad_tree_name, name.empty() ? std::string("a tree name must not be empty")
-                                                : "the tree name has " + std::to_string(name.size()) +
-                                                      " bytes; the limit is " + std::to_string(kMaxTreeNameBytes));
+  return fail(Code::bad_tree_name,
+              name.empty() ? std::string("a tree name must not be empty")
+                           : "the tree name has " + std::to_string(name.size()) +
+                                 " bytes; the limit is " + std::to_string(kMaxTreeNameBytes));
 }
 
 }  // namespace
@@ -81,7 +82,8 @@ Result<void> Store::mark_dropping(TreeId id, PageId root) {
     if (!ok) break;
     btree::Gate::Pass gate(pages_->gate());
     if (!pages_->enough(shadows, 4)) continue;
-    roots_->replace({btree::Roots::Kind::tree, id, root}, {btree::Roots::Kind::dropping, id, root}, shadows);
+    roots_->replace({btree::Roots::Kind::tree, id, root}, {btree::Roots::Kind::dropping, id, root},
+                    shadows);
     break;
   }
   pages_->unclaim(btree::Tree::kClaimPerChange);
@@ -141,7 +143,8 @@ Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool creat
 Result<void> Store::drop_tree(std::string_view name) {
   KESSAI_TRY(check_name(name));
   KESSAI_TRY(writable());
-  if (name == kMainTreeName) return fail(Code::bad_tree_name, "the tree \"main\" always exists and cannot be dropped");
+  if (name == kMainTreeName)
+    return fail(Code::bad_tree_name, "the tree \"main\" always exists and cannot be dropped");
   io::MutexLock ddl(ddl_mutex_);
   KESSAI_ASSIGN(t, tree(name, false));
   t->dropping.store(true, std::memory_order_seq_cst);

@@ -19,7 +19,8 @@ class UndoPusher final : public btree::BeforeImages {
   explicit UndoPusher(mvcc::Undo& undo) : undo_(undo) {}
   const Write* current = nullptr;
 
-  void before(TreeId tree, std::string_view key, std::uint64_t tag, std::string_view value, Lsn end) override {
+  void before(TreeId tree, std::string_view key, std::uint64_t tag, std::string_view value,
+              Lsn end) override {
     mvcc::Image image;
     image.present = !btree::is_ghost(tag);
     if (!image.present) return;  // between delete and re-insert no entry means absent
@@ -41,7 +42,8 @@ class TreeHolds {
       last = w.tree.get();
       last->writers.fetch_add(1, std::memory_order_seq_cst);
       held_.push_back(w.tree);
-      if (last->dropping.load(std::memory_order_seq_cst)) return std::unexpected(dropped_tree(*last));
+      if (last->dropping.load(std::memory_order_seq_cst))
+        return std::unexpected(dropped_tree(*last));
     }
     return {};
   }
@@ -106,7 +108,8 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
   auto prepared = prepare_writes(writes, pins);
   std::uint64_t claim = 8;
   for (const Write& w : sorted) claim += btree::Tree::kClaimPerChange + w.overflow.pages.size();
-  const bool only_removes = std::all_of(sorted.begin(), sorted.end(), [](const Write& w) { return w.remove || w.noop; });
+  const bool only_removes =
+      std::all_of(sorted.begin(), sorted.end(), [](const Write& w) { return w.remove || w.noop; });
   if (prepared) prepared = pages_->claim(claim, only_removes);
   const auto discard = [&] {
     for (Write& w : sorted) {
@@ -141,7 +144,9 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
   std::string stream, record;
   for (const Write& w : writes.all()) {
     if (w.noop) continue;
-    wal::encode_op({w.tree->tree.id(), w.remove ? wal::OpKind::remove : wal::OpKind::put, w.key, w.value}, stream);
+    wal::encode_op(
+        {w.tree->tree.id(), w.remove ? wal::OpKind::remove : wal::OpKind::put, w.key, w.value},
+        stream);
   }
   wal::Log::Reservation at;
   std::uint64_t hold = 0;
@@ -164,7 +169,16 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
   if (KESSAI_MUTANT(apply_before_append) && !large) log_->fill(at, as_bytes(record));
   if (!ok) {
     pages_->poison(ok.error());
-    return std::unexpected(Error(Code::unknown_outcome, ErrorDetail{.what = "the commit is in the log but could not be applied: " + ok.error().message(), .path = {}, .tree = {}, .key = {}, .offset = 0, .page = 0, .lsn = at.lsn}));
+    return std::unexpected(Error(
+        Code::unknown_outcome,
+        ErrorDetail{
+            .what = "the commit is in the log but could not be applied: " + ok.error().message(),
+            .path = {},
+            .tree = {},
+            .key = {},
+            .offset = 0,
+            .page = 0,
+            .lsn = at.lsn}));
   }
   if (KESSAI_INTERRUPT(before_applied)) step_checkpoint(true);
   log_->applied(at);
@@ -174,8 +188,9 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
 
 Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std::uint64_t& hold) {
   if (stream.size() > options_.wal_limit / 4) {
-    return fail(Code::transaction_too_large, "the transaction writes " + std::to_string(stream.size()) +
-                                                 " bytes, more than a quarter of Options::wal_limit");
+    return fail(Code::transaction_too_large,
+                "the transaction writes " + std::to_string(stream.size()) +
+                    " bytes, more than a quarter of Options::wal_limit");
   }
   hold = log_->hold_low();
   wal::CloseBuilder close;
@@ -228,7 +243,11 @@ Result<void> Store::wait_durable(Lsn lsn) {
 Result<void> Store::wait_seen(Lsn seen) {
   if (log_ == nullptr || log_->durable_lsn() >= seen) return {};
   auto ok = log_->wait_durable(seen);
-  if (!ok) return std::unexpected(pages_->poisoned() ? pages_->poison_error() : Error(Code::poisoned, "what was read is not durable and the log has failed; close and reopen the store"));
+  if (!ok)
+    return std::unexpected(pages_->poisoned() ? pages_->poison_error()
+                                              : Error(Code::poisoned,
+                                                      "what was read is not durable and the log "
+                                                      "has failed; close and reopen the store"));
   return ok;
 }
 

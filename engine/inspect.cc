@@ -19,12 +19,18 @@ std::string hex(std::uint64_t v) {
 
 const char* type_name(btree::PageType t) {
   switch (t) {
-    case btree::PageType::leaf: return "leaf";
-    case btree::PageType::inner: return "inner";
-    case btree::PageType::overflow: return "overflow";
-    case btree::PageType::roots: return "roots";
-    case btree::PageType::map: return "map";
-    case btree::PageType::free: break;
+    case btree::PageType::leaf:
+      return "leaf";
+    case btree::PageType::inner:
+      return "inner";
+    case btree::PageType::overflow:
+      return "overflow";
+    case btree::PageType::roots:
+      return "roots";
+    case btree::PageType::map:
+      return "map";
+    case btree::PageType::free:
+      break;
   }
   return "free";
 }
@@ -37,7 +43,8 @@ Damage to_damage(const Error& e) {
 }  // namespace
 
 Result<void> Store::owns(const TreeState* t) const {
-  if (in_forked_child()) return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (in_forked_child())
+    return fail(Code::closed_handle, "this store was opened by the parent process");
   if (t == nullptr) return fail(Code::invalid_argument, "an empty tree handle");
   if (t->store != token_) return fail(Code::wrong_database, "the tree belongs to another database");
   return {};
@@ -60,9 +67,14 @@ StoreInfo Store::info() const {
   i.clean = was_clean_;
   i.tail_cut_at = tail_cut_at_;
   switch (env_->directory->backend()) {
-    case io::Backend::uring: i.io_backend = "io_uring"; break;
-    case io::Backend::simulated: i.io_backend = "simulated"; break;
-    default: i.io_backend = "posix";
+    case io::Backend::uring:
+      i.io_backend = "io_uring";
+      break;
+    case io::Backend::simulated:
+      i.io_backend = "simulated";
+      break;
+    default:
+      i.io_backend = "posix";
   }
   return i;
 }
@@ -121,9 +133,11 @@ Result<CheckReport> Store::check(const std::function<void(const Progress&)>& pro
   const std::uint64_t next = pages_->next_page();
   for (std::uint64_t p = 1; p < next; ++p) {
     if (progress && p % 1024 == 0) progress({"check", p, next});
-    if (auto ok = pages_->verify_stored(PageId{p}); !ok) report.damage.push_back(to_damage(ok.error()));
+    if (auto ok = pages_->verify_stored(PageId{p}); !ok)
+      report.damage.push_back(to_damage(ok.error()));
   }
-  if (auto ok = pages_->verify_map(); !ok && ok.error() == Code::damaged) report.damage.push_back(to_damage(ok.error()));
+  if (auto ok = pages_->verify_map(); !ok && ok.error() == Code::damaged)
+    report.damage.push_back(to_damage(ok.error()));
   for (unsigned attempt = 0; attempt < 8; ++attempt) {
     const auto moment = pages_->gate().moment();
     CheckReport walk;
@@ -139,9 +153,9 @@ Result<CheckReport> Store::check(const std::function<void(const Progress&)>& pro
     report.trees = walk.trees;
     report.records = walk.records;
     for (auto& d : walk.damage) {
-      const bool known = std::any_of(report.damage.begin(), report.damage.end(), [&](const Damage& x) {
-        return x.page == d.page && x.page != 0;
-      });
+      const bool known =
+          std::any_of(report.damage.begin(), report.damage.end(),
+                      [&](const Damage& x) { return x.page == d.page && x.page != 0; });
       if (!known) report.damage.push_back(std::move(d));
     }
     break;
@@ -150,7 +164,8 @@ Result<CheckReport> Store::check(const std::function<void(const Progress&)>& pro
   return report;
 }
 
-/// The roots page says which trees the image holds: also one being created, or dropped and not freed.
+/// The roots page says which trees the image holds: also one being created, or dropped and not
+/// freed.
 Result<void> Store::walk_trees(CheckReport& report) {
   std::unordered_set<std::uint32_t> named;
   {
@@ -186,11 +201,13 @@ Result<void> Store::walk_trees(CheckReport& report) {
   }
   std::unordered_set<std::uint64_t> seen;
   for (const PageId p : reachable) {
-    if (!seen.insert(raw(p)).second) report.damage.push_back({pages_->path(), 0, raw(p), "the page is reachable twice"});
+    if (!seen.insert(raw(p)).second)
+      report.damage.push_back({pages_->path(), 0, raw(p), "the page is reachable twice"});
   }
   for (std::uint64_t p = 1; p < pages_->next_page(); ++p) {
     if (pages_->live_entry(PageId{p}).slot != 0 && !seen.contains(p)) {
-      report.damage.push_back({pages_->path(), 0, p, "the page is in the page map but not reachable"});
+      report.damage.push_back(
+          {pages_->path(), 0, p, "the page is in the page map but not reachable"});
     }
   }
   if (auto ok = pages_->audit_space(); !ok) report.damage.push_back(to_damage(ok.error()));
@@ -207,7 +224,8 @@ Result<TreeInfo> Store::tree_info(TreeState& t) {
   i.pages = a.pages + a.overflow_pages;
   i.depth = a.depth;
   i.fill = a.leaves == 0 ? 0
-                         : static_cast<double>(a.live_bytes) / static_cast<double>(a.leaves * btree::NodeView::usable_bytes());
+                         : static_cast<double>(a.live_bytes) /
+                               static_cast<double>(a.leaves * btree::NodeView::usable_bytes());
   return i;
 }
 
@@ -216,15 +234,18 @@ Result<std::vector<TreeNode>> Store::tree_nodes(TreeState& t) {
   std::vector<TreeNode> out;
   out.reserve(a.nodes.size());
   for (auto& n : a.nodes) {
-    out.push_back({raw(n.page), n.level, raw(n.parent), n.entries,
-                   static_cast<double>(n.live_bytes) / static_cast<double>(btree::NodeView::usable_bytes()), std::move(n.low)});
+    out.push_back(
+        {raw(n.page), n.level, raw(n.parent), n.entries,
+         static_cast<double>(n.live_bytes) / static_cast<double>(btree::NodeView::usable_bytes()),
+         std::move(n.low)});
   }
   return out;
 }
 
 Result<PageDump> Store::page(std::uint64_t id) {
   if (id == 0 || id >= pages_->next_page()) {
-    return fail(Code::invalid_argument, "page ids go from 1 to " + std::to_string(pages_->next_page() - 1));
+    return fail(Code::invalid_argument,
+                "page ids go from 1 to " + std::to_string(pages_->next_page() - 1));
   }
   PageDump d;
   d.page = id;
@@ -249,7 +270,8 @@ Result<PageDump> Store::page(std::uint64_t id) {
   d.max_ts = n.max_ts();
   n.low_fence(d.low_fence);
   d.has_high_fence = n.high_fence(d.high_fence);
-  d.free_bytes = btree::NodeView::usable_bytes() - std::min(btree::NodeView::usable_bytes(), n.live_bytes());
+  d.free_bytes =
+      btree::NodeView::usable_bytes() - std::min(btree::NodeView::usable_bytes(), n.live_bytes());
   for (unsigned i = 0; i < n.count() + (n.is_leaf() ? 0 : 1); ++i) {
     PageDump::Entry e;
     if (n.is_leaf()) {
@@ -281,14 +303,23 @@ Result<void> Store::wal_records(const std::function<bool(const WalRecord&)>& fn)
     out.generation = r.generation;
     out.bytes = r.lsn - r.start;
     switch (r.kind) {
-      case wal::RecordKind::commit: out.kind = "commit"; break;
-      case wal::RecordKind::part: out.kind = "part"; break;
-      case wal::RecordKind::close: out.kind = "close"; break;
-      case wal::RecordKind::filler: out.kind = "filler"; break;
+      case wal::RecordKind::commit:
+        out.kind = "commit";
+        break;
+      case wal::RecordKind::part:
+        out.kind = "part";
+        break;
+      case wal::RecordKind::close:
+        out.kind = "close";
+        break;
+      case wal::RecordKind::filler:
+        out.kind = "filler";
+        break;
     }
     if (r.kind == wal::RecordKind::commit) {
       static_cast<void>(wal::decode_ops(r.body, [&](const wal::Op& op) {
-        out.ops.push_back({raw(op.tree), op.kind == wal::OpKind::remove ? "remove" : "put", std::string(op.key), op.value.size()});
+        out.ops.push_back({raw(op.tree), op.kind == wal::OpKind::remove ? "remove" : "put",
+                           std::string(op.key), op.value.size()});
         return true;
       }));
     }

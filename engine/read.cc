@@ -9,14 +9,14 @@ namespace kessai::engine {
 
 Result<void> check_key(std::string_view key) {
   if (key.size() <= kMaxKeyBytes) return {};
-  return fail(Code::key_too_long, "the key has " + std::to_string(key.size()) + " bytes; the limit is " +
-                                      std::to_string(kMaxKeyBytes));
+  return fail(Code::key_too_long, "the key has " + std::to_string(key.size()) +
+                                      " bytes; the limit is " + std::to_string(kMaxKeyBytes));
 }
 
 Result<void> check_value(std::string_view value) {
   if (value.size() <= kMaxValueBytes) return {};
-  return fail(Code::value_too_long, "the value has " + std::to_string(value.size()) + " bytes; the limit is " +
-                                        std::to_string(kMaxValueBytes));
+  return fail(Code::value_too_long, "the value has " + std::to_string(value.size()) +
+                                        " bytes; the limit is " + std::to_string(kMaxValueBytes));
 }
 
 Error dropped_tree(const TreeState& t) {
@@ -66,8 +66,10 @@ Result<Lsn> Store::get(TreeState& t, std::string_view key, std::string& value) {
   }
 }
 
-Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> keys, std::span<Lookup> out) {
-  if (out.size() < keys.size()) return fail(Code::invalid_argument, "multi_get: fewer answers than keys");
+Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> keys,
+                              std::span<Lookup> out) {
+  if (out.size() < keys.size())
+    return fail(Code::invalid_argument, "multi_get: fewer answers than keys");
   for (const auto key : keys) KESSAI_TRY(check_key(key));
   constexpr std::size_t kMost = 64;
   btree::Tree::Lookup lookups[kMost];
@@ -82,7 +84,8 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
     t.tree.multi_get({lookups, n});
     const bool freed = freed_since(s);
     if (t.gone_at(s.w)) return std::unexpected(dropped_tree(t));
-    if (freed && t.dropped_at.load(std::memory_order_acquire) != 0) continue;  // again, at a newer snapshot
+    if (freed && t.dropped_at.load(std::memory_order_acquire) != 0)
+      continue;  // again, at a newer snapshot
     for (std::size_t i = 0; i < n; ++i) {
       Lookup& o = out[from + i];
       const auto& record = lookups[i].record;

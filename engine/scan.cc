@@ -5,7 +5,8 @@
 
 namespace kessai::engine {
 
-CursorState::CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range, TransactionState* txn)
+CursorState::CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range,
+                         TransactionState* txn)
     : store_(std::move(store)), tree_(std::move(tree)), reverse_(range.reverse) {
   if (txn != nullptr) {
     txn_ = txn->self();
@@ -14,7 +15,8 @@ CursorState::CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState
       if (w.tree != tree_ || w.key < range.from || (range.to && w.key >= *range.to)) continue;
       own_.push_back({w.key, w.value, w.remove});
     }
-    std::sort(own_.begin(), own_.end(), [this](const Own& a, const Own& b) { return before(a.key, b.key); });
+    std::sort(own_.begin(), own_.end(),
+              [this](const Own& a, const Own& b) { return before(a.key, b.key); });
     txn->answered();
   } else {
     live_ = store_->begin_snapshot(true);
@@ -46,7 +48,8 @@ bool CursorState::resolve(const btree::TreeCursor::Row& row) {
     stored_lsn_ = r ? r->lsn : 0;
     return r && r->found;
   }
-  if (!store_->undo().find(tree_->tree.id(), row.key, snapshot_, version_) || !version_.present) return false;
+  if (!store_->undo().find(tree_->tree.id(), row.key, snapshot_, version_) || !version_.present)
+    return false;
   stored_value_ = version_.value;
   stored_lsn_ = version_.begin;
   return true;
@@ -87,7 +90,8 @@ bool CursorState::next_resolved(btree::TreeCursor::Row& row, bool have_row) {
     const bool visible = resolve(row);
     if (!status_) return false;
     if (live_.killed() || (txn_ != nullptr && (*txn_)->killed())) {
-      status_ = fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
+      status_ =
+          fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
       return false;
     }
     if (visible) return true;

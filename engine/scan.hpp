@@ -16,7 +16,8 @@ class CursorState {
   /// A cursor that only reports `e`.
   explicit CursorState(Error e) : status_(std::unexpected(std::move(e))) {}
   /// Within `txn` (not owned; when it ends, so does the cursor), or with a snapshot of its own.
-  CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range, TransactionState* txn);
+  CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, Range range,
+              TransactionState* txn);
 
   [[nodiscard]] bool next();
   [[nodiscard]] std::string_view key() const noexcept { return key_; }
@@ -32,7 +33,9 @@ class CursorState {
   [[nodiscard]] bool next_stored();
   [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row);
   [[nodiscard]] bool resolve(const btree::TreeCursor::Row& row);
-  [[nodiscard]] bool before(std::string_view a, std::string_view b) const noexcept { return reverse_ ? b < a : a < b; }
+  [[nodiscard]] bool before(std::string_view a, std::string_view b) const noexcept {
+    return reverse_ ? b < a : a < b;
+  }
 
   std::shared_ptr<Store> store_;
   std::shared_ptr<TreeState> tree_;
@@ -41,12 +44,12 @@ class CursorState {
   mvcc::Snapshot snapshot_;
   bool reverse_ = false;
   std::optional<btree::TreeCursor> cursor_;
-  std::vector<Own> own_;       ///< own writes in the range, in scan order, copied at the start
+  std::vector<Own> own_;  ///< own writes in the range, in scan order, copied at the start
   std::size_t own_at_ = 0;
   bool stored_valid_ = false, stored_done_ = false;
   std::string_view stored_key_, stored_value_;
   Lsn stored_lsn_ = 0;
-  mvcc::Version version_;      ///< storage of values that are not in the leaf copy
+  mvcc::Version version_;  ///< storage of values that are not in the leaf copy
   std::string long_value_;
   std::string_view key_, value_;
   Lsn lsn_ = 0;

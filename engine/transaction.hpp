@@ -17,11 +17,14 @@ class TransactionState {
   TransactionState(const TransactionState&) = delete;
   TransactionState& operator=(const TransactionState&) = delete;
 
-  [[nodiscard]] Result<Lsn> get(const std::shared_ptr<TreeState>& t, std::string_view key, std::string& value);
-  [[nodiscard]] Result<std::string> get_for_update(const std::shared_ptr<TreeState>& t, std::string_view key);
-  [[nodiscard]] Result<void> put(const std::shared_ptr<TreeState>& t, std::string_view key, std::string_view value);
-  [[nodiscard]] Result<void> insert(const std::shared_ptr<TreeState>& t, std::string_view key, std::string_view value,
-                                    std::string* existing);
+  [[nodiscard]] Result<Lsn> get(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                std::string& value);
+  [[nodiscard]] Result<std::string> get_for_update(const std::shared_ptr<TreeState>& t,
+                                                   std::string_view key);
+  [[nodiscard]] Result<void> put(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                 std::string_view value);
+  [[nodiscard]] Result<void> insert(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                    std::string_view value, std::string* existing);
   [[nodiscard]] Result<void> remove(const std::shared_ptr<TreeState>& t, std::string_view key);
   /// {commit LSN or 0, LSN whose durability the answer must wait for}.
   [[nodiscard]] Result<std::pair<Lsn, Lsn>> commit();
@@ -53,11 +56,13 @@ class TransactionState {
     std::string value;  ///< only for long values, or when asked for
     btree::LeafHint hint;
   };
-  /// Locks the record and reads its current version; write_conflict when it is newer than the snapshot.
-  [[nodiscard]] Result<Current> lock_and_read(const std::shared_ptr<TreeState>& t, std::string_view key, bool want_value,
+  /// Locks the record and reads its current version; write_conflict when it is newer than the
+  /// snapshot.
+  [[nodiscard]] Result<Current> lock_and_read(const std::shared_ptr<TreeState>& t,
+                                              std::string_view key, bool want_value,
                                               bool conflict_on_newer);
-  [[nodiscard]] Result<void> write(const std::shared_ptr<TreeState>& t, std::string_view key, Current&& current,
-                                   bool remove, std::string_view value);
+  [[nodiscard]] Result<void> write(const std::shared_ptr<TreeState>& t, std::string_view key,
+                                   Current&& current, bool remove, std::string_view value);
   [[nodiscard]] std::unexpected<Error> failed(Error e);
   void end() noexcept;
 
@@ -66,16 +71,17 @@ class TransactionState {
   mvcc::Snapshots::Live live_;
   mvcc::LockSet locks_;
   WriteSet writes_;
-  Lsn seen_ = 0;          ///< I7
-  bool answered_ = false; ///< something read was given out
+  Lsn seen_ = 0;           ///< I7
+  bool answered_ = false;  ///< something read was given out
   bool active_ = true;
-  bool failed_ = false;   ///< only rollback is left
+  bool failed_ = false;  ///< only rollback is left
   bool judge_current_ = false;
   std::shared_ptr<TransactionState*> self_;
 };
 
 /// One autocommitted change: the same path without a snapshot.
-[[nodiscard]] Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_ptr<TreeState>& t,
-                                     std::string_view key, std::string_view value, char kind, Durability durability);
+[[nodiscard]] Result<Lsn> autocommit(const std::shared_ptr<Store>& store,
+                                     const std::shared_ptr<TreeState>& t, std::string_view key,
+                                     std::string_view value, char kind, Durability durability);
 
 }  // namespace kessai::engine

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Upkeep: checkpoints, version collection, purging of ghosts, freeing of pages; by two threads, or in
-// steps paid by commits when there are none.
+// Upkeep: checkpoints, version collection, purging of ghosts, freeing of pages; by two threads, or
+// in steps paid by commits when there are none.
 #include <algorithm>
 
 #include "engine/store.hpp"
@@ -16,7 +16,8 @@ constexpr std::size_t kMostGhosts = 1 << 20;  // beyond that, page-local purging
 /// Several threads may step the versions at once; the horizons never go back.
 void Store::raise(std::atomic<Lsn>& horizon, Lsn to) noexcept {
   Lsn now = horizon.load(std::memory_order_relaxed);
-  while (now < to && !horizon.compare_exchange_weak(now, to, std::memory_order_seq_cst, std::memory_order_relaxed)) {
+  while (now < to && !horizon.compare_exchange_weak(now, to, std::memory_order_seq_cst,
+                                                    std::memory_order_relaxed)) {
   }
 }
 
@@ -79,7 +80,8 @@ void Store::step_reclaim(std::size_t most) {
     });
   }
   for (const auto& t : ready) {
-    if (auto ok = mark_dropping(t->tree.id(), t->tree.root()); !ok) say("freeing a tree: " + ok.error().message());
+    if (auto ok = mark_dropping(t->tree.id(), t->tree.root()); !ok)
+      say("freeing a tree: " + ok.error().message());
   }
   btree::Shadows shadows(*pages_);
   for (; most > 0; --most) {

@@ -54,7 +54,8 @@ std::vector<Write>& WriteSet::sorted() {
     const auto x = raw(a.tree->tree.id()), y = raw(b.tree->tree.id());
     return x != y ? x < y : a.key < b.key;
   };
-  if (!std::is_sorted(writes_.begin(), writes_.end(), less)) std::sort(writes_.begin(), writes_.end(), less);
+  if (!std::is_sorted(writes_.begin(), writes_.end(), less))
+    std::sort(writes_.begin(), writes_.end(), less);
   return writes_;
 }
 

@@ -21,11 +21,11 @@ struct Write {
   std::string key;
   std::string value;
   bool remove = false;
-  bool noop = false;               ///< an own insert that was removed again: nothing to do
-  bool had_row = false;            ///< a live row existed when the lock was taken
+  bool noop = false;     ///< an own insert that was removed again: nothing to do
+  bool had_row = false;  ///< a live row existed when the lock was taken
   btree::LeafHint hint;
-  btree::OverflowPages overflow;   ///< prepared at commit
-  std::string before_overflow;     ///< the long value that this write replaces
+  btree::OverflowPages overflow;  ///< prepared at commit
+  std::string before_overflow;    ///< the long value that this write replaces
 };
 
 class WriteSet {

@@ -5,8 +5,8 @@
 // fail.
 //
 // `KESSAI_INTERRUPT(where)` is a seam of the same copies (else the constant false): code that runs
-// without threads asks whether a harness wants something to happen right here, for example a step of
-// a checkpoint in the middle of a commit.
+// without threads asks whether a harness wants something to happen right here, for example a step
+// of a checkpoint in the middle of a commit.
 #pragma once
 
 #if defined(KESSAI_TORTURE)

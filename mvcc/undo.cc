@@ -259,7 +259,9 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
 
 std::size_t Undo::gc(Lsn horizon, std::size_t limit) {
   for (Lsn seen = horizon_.load(std::memory_order_relaxed); seen < horizon;)
-    if (horizon_.compare_exchange_weak(seen, horizon, std::memory_order_release, std::memory_order_relaxed)) break;
+    if (horizon_.compare_exchange_weak(seen, horizon, std::memory_order_release,
+                                       std::memory_order_relaxed))
+      break;
   std::size_t dropped = 0;
   for (std::size_t n = 0; n < kShards && dropped < limit; ++n) {
     const std::size_t i = gc_cursor_.fetch_add(1, std::memory_order_relaxed) % kShards;

@@ -19,7 +19,8 @@ constexpr unsigned kSparePause = 100;           // ticks before it tries again o
 }  // namespace
 
 bool LogImpl::try_lead() noexcept {
-  if (leading_.load(std::memory_order_seq_cst) || leading_.exchange(true, std::memory_order_seq_cst))
+  if (leading_.load(std::memory_order_seq_cst) ||
+      leading_.exchange(true, std::memory_order_seq_cst))
     return false;
   baton_.store(0, std::memory_order_seq_cst);
   return true;
@@ -94,7 +95,8 @@ Result<void> LogImpl::wait_durable(Lsn lsn) {
     // Registered, then looked: either the leader sees us when it leaves, or we see that it left.
     if (leading_.load(std::memory_order_seq_cst)) {
       io::futex_wait(g.word, word, kWaitNs);
-      if (g.word.load(std::memory_order_seq_cst) == word) stalls_.fetch_add(1, std::memory_order_relaxed);
+      if (g.word.load(std::memory_order_seq_cst) == word)
+        stalls_.fetch_add(1, std::memory_order_relaxed);
     }
     g.waiters.fetch_sub(1, std::memory_order_seq_cst);
     std::uint32_t mine = parity + 1;
@@ -116,13 +118,15 @@ void LogImpl::lead_until(Lsn lsn) {
     }
   }
   // Blocked committers decide when the next flight leaves; for tickets nobody else would.
-  if (stage_ == Stage::idle && waiting() == 0 && wanted_.load(std::memory_order_relaxed) > durable_lsn())
+  if (stage_ == Stage::idle && waiting() == 0 &&
+      wanted_.load(std::memory_order_relaxed) > durable_lsn())
     (void)start_flight_led(false);
   wake_landed_led();
 }
 
 std::uint32_t LogImpl::waiting() const noexcept {
-  return groups_[0].waiters.load(std::memory_order_relaxed) + groups_[1].waiters.load(std::memory_order_relaxed);
+  return groups_[0].waiters.load(std::memory_order_relaxed) +
+         groups_[1].waiters.load(std::memory_order_relaxed);
 }
 
 /// Those whom the last flight satisfied are about to commit again. Started at once, the next flight
@@ -304,7 +308,9 @@ void LogImpl::header_landed_led() {
   footer_due_ = std::move(active_);
   active_ = std::move(*next_);
   next_.reset();
-  encode_footer({.segment = footer_due_->number, .end = footer_due_->end, .chain = chain_,
+  encode_footer({.segment = footer_due_->number,
+                 .end = footer_due_->end,
+                 .chain = chain_,
                  .next_segment = active_.number},
                 salt_, block_buffer_.span().first(block_));
 }
@@ -358,7 +364,8 @@ void LogImpl::run_callbacks() {
     {
       const io::MutexLock lock(callbacks_mutex_);
       const auto end = failed ? callbacks_.end() : callbacks_.upper_bound(durable);
-      for (auto it = callbacks_.begin(); it != end; ++it) ready.emplace_back(it->first, std::move(it->second));
+      for (auto it = callbacks_.begin(); it != end; ++it)
+        ready.emplace_back(it->first, std::move(it->second));
       callbacks_.erase(callbacks_.begin(), end);
       callback_min_.store(callbacks_.empty() ? kMaxLsn + 1 : callbacks_.begin()->first,
                           std::memory_order_seq_cst);

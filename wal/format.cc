@@ -12,27 +12,27 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the formats are written little-endian");
 
-constexpr std::uint64_t kSegmentMagic = 0x31474f4c4953534b;  // "KSSILOG1"
-constexpr std::uint64_t kFooterMagic = 0x31444e454953534b;   // "KSSIEND1"
+constexpr std::uint64_t kSegmentMagic = 0x31474f4c4953534b;   // "KSSILOG1"
+constexpr std::uint64_t kFooterMagic = 0x31444e454953534b;    // "KSSIEND1"
 constexpr std::uint64_t kMaxNumber = std::uint64_t{1} << 48;  // of segments and generations
-constexpr std::uint32_t kFrameMagic = 0x4d52464b;            // "KFRM"
+constexpr std::uint32_t kFrameMagic = 0x4d52464b;             // "KFRM"
 
 // On disk. No padding: every byte of a block is a field or a checked zero.
 struct HeaderDisk {
-  std::uint64_t magic;                //   0
-  std::uint32_t format, block;        //   8
-  std::uint64_t store_hi, store_lo;   //  16
-  std::uint64_t segment, bytes;       //  32
-  std::uint64_t generation;           //  48
-  std::uint64_t generation_first;     //  56
-  Salt::Bytes salt;                   //  64
-  std::uint64_t generation_segment;   //  80
-  std::uint64_t previous_generation;  //  88
-  std::uint64_t previous_end;         //  96
-  std::uint64_t first;                // 104
-  std::uint64_t previous_segment;     // 112
-  std::uint64_t chain;                // 120
-  std::byte reserved[368];            // 128
+  std::uint64_t magic;                  //   0
+  std::uint32_t format, block;          //   8
+  std::uint64_t store_hi, store_lo;     //  16
+  std::uint64_t segment, bytes;         //  32
+  std::uint64_t generation;             //  48
+  std::uint64_t generation_first;       //  56
+  Salt::Bytes salt;                     //  64
+  std::uint64_t generation_segment;     //  80
+  std::uint64_t previous_generation;    //  88
+  std::uint64_t previous_end;           //  96
+  std::uint64_t first;                  // 104
+  std::uint64_t previous_segment;       // 112
+  std::uint64_t chain;                  // 120
+  std::byte reserved[368];              // 128
   std::uint64_t check_low, check_high;  // 496: XXH3-128 of the block with this field zero
 };
 static_assert(sizeof(HeaderDisk) == 512 && offsetof(HeaderDisk, check_low) == 496);
@@ -132,9 +132,10 @@ std::optional<SegmentHeader> decode_header(std::span<const std::byte> block) {
   const bool plausible =
       std::has_single_bit(h.block) && h.block >= kMinBlock && h.block <= (1u << 20) &&
       h.bytes % h.block == 0 && h.bytes >= std::uint64_t{kMinSegmentBlocks} * h.block &&
-      h.bytes <= kMaxSegmentBytes && h.segment < kMaxNumber && h.generation < kMaxNumber && h.segment > h.previous_segment && h.generation > 0 &&
-      h.generation_segment > 0 && h.generation_segment <= h.segment &&
-      h.generation > h.previous_generation && h.first <= kMaxLsn && h.first >= h.generation_first &&
+      h.bytes <= kMaxSegmentBytes && h.segment < kMaxNumber && h.generation < kMaxNumber &&
+      h.segment > h.previous_segment && h.generation > 0 && h.generation_segment > 0 &&
+      h.generation_segment <= h.segment && h.generation > h.previous_generation &&
+      h.first <= kMaxLsn && h.first >= h.generation_first &&
       (h.first == h.generation_first || !h.opens_generation()) &&
       h.generation_first >= h.previous_end && zeros(block.subspan(128, 368));
   return plausible ? std::optional(h) : std::nullopt;
@@ -142,7 +143,8 @@ std::optional<SegmentHeader> decode_header(std::span<const std::byte> block) {
 
 bool newer_header(std::span<const std::byte> block) {
   const auto d = load<HeaderDisk>(block);
-  return d.magic == kSegmentMagic && d.format > kFormat && block_verifies<HeaderDisk>(block, hash128);
+  return d.magic == kSegmentMagic && d.format > kFormat &&
+         block_verifies<HeaderDisk>(block, hash128);
 }
 
 void encode_footer(const SegmentFooter& f, const Salt& salt, std::span<std::byte> block) {

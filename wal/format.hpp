@@ -31,17 +31,17 @@ inline constexpr std::uint32_t kMaxFrameBytes = 4u << 20;  ///< padded
 struct SegmentHeader {
   std::uint32_t block = kMinBlock;
   StoreId store;
-  std::uint64_t segment = 0;     ///< number; 1 is the store's first, never repeated
-  std::uint64_t bytes = 0;       ///< of the file
+  std::uint64_t segment = 0;  ///< number; 1 is the store's first, never repeated
+  std::uint64_t bytes = 0;    ///< of the file
   std::uint64_t generation = 0;
   Salt::Bytes salt{};
-  Lsn generation_first = 0;      ///< first LSN of the generation
-  std::uint64_t generation_segment = 0;  ///< number of the generation's first segment
+  Lsn generation_first = 0;               ///< first LSN of the generation
+  std::uint64_t generation_segment = 0;   ///< number of the generation's first segment
   std::uint64_t previous_generation = 0;  ///< the last one that left frames; 0: none
-  Lsn previous_end = 0;          ///< where its records end
-  Lsn first = 0;                 ///< first LSN of this segment
-  std::uint64_t previous_segment = 0;  ///< the segment read before this one; 0: none
-  std::uint64_t chain = 0;       ///< low checksum word of the frame before this segment's first
+  Lsn previous_end = 0;                   ///< where its records end
+  Lsn first = 0;                          ///< first LSN of this segment
+  std::uint64_t previous_segment = 0;     ///< the segment read before this one; 0: none
+  std::uint64_t chain = 0;  ///< low checksum word of the frame before this segment's first
 
   [[nodiscard]] bool opens_generation() const noexcept { return segment == generation_segment; }
 };
@@ -78,7 +78,8 @@ struct FrameHeader {
 [[nodiscard]] constexpr std::uint64_t round_up(std::uint64_t n, std::uint64_t unit) noexcept {
   return (n + unit - 1) / unit * unit;
 }
-[[nodiscard]] constexpr std::uint64_t frame_bytes(std::uint64_t payload, std::uint32_t block) noexcept {
+[[nodiscard]] constexpr std::uint64_t frame_bytes(std::uint64_t payload,
+                                                  std::uint32_t block) noexcept {
   return round_up(kFrameHeader + payload, block);
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // XXH3-128 as the log uses it: plain, streaming, and keyed by a generation's salt.
 //
-// A salted hash derives XXH3's whole secret (192 bytes) from the 128-bit salt. Who does not know the
-// salt cannot prepare bytes that verify, which is what keeps recycled frames and user values that
-// imitate frames apart from the real ones (I9). It is no MAC against someone who reads the files.
+// A salted hash derives XXH3's whole secret (192 bytes) from the 128-bit salt. Who does not know
+// the salt cannot prepare bytes that verify, which is what keeps recycled frames and user values
+// that imitate frames apart from the real ones (I9). It is no MAC against someone who reads the
+// files.
 #pragma once
 
 #include <array>

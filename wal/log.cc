@@ -17,13 +17,15 @@ LogImpl::LogImpl(io::Env& env, StoreId store, const LogOptions& options)
     : env_(env), store_(store), options_(options) {
   block_ = std::max(kMinBlock, env.directory->block_size());
   auto& o = options_;
-  o.segment_bytes = std::clamp<std::uint64_t>(round_up(o.segment_bytes, block_),
-                                              std::uint64_t{kMinSegmentBlocks} * block_, kMaxSegmentBytes / 4);
+  o.segment_bytes =
+      std::clamp<std::uint64_t>(round_up(o.segment_bytes, block_),
+                                std::uint64_t{kMinSegmentBlocks} * block_, kMaxSegmentBytes / 4);
   // Handed-out LSNs stay below durable + ring + one frame: within the window (I9).
   o.ring_bytes = std::clamp<std::uint64_t>(std::bit_floor(o.ring_bytes), 64 * 1024, kWindow / 2);
   const std::uint64_t usable = o.segment_bytes / block_ - kHeaderBlocks - kFooterBlocks;
   slack_blocks_ = std::min(frame_bytes(kMaxRecord, block_) / block_, usable / 2);
-  max_record_ = std::min<std::uint64_t>({kMaxRecord, slack_blocks_ * block_ - kFrameHeader, o.ring_bytes / 2});
+  max_record_ = std::min<std::uint64_t>(
+      {kMaxRecord, slack_blocks_ * block_ - kFrameHeader, o.ring_bytes / 2});
   o.max_frame_bytes = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(
       o.max_frame_bytes / block_ * block_, slack_blocks_ * block_, kMaxFrameBytes));
   entries_ = std::make_unique<Entry[]>(kEntries);
@@ -58,7 +60,8 @@ LogImpl::Lack LogImpl::lacking(std::size_t bytes, std::uint64_t charge) const {
                                       applied_head_.load(std::memory_order_seq_cst));
   if (head - done >= kEntries) return Lack::entries;
   const Lsn tail = tail_.load(std::memory_order_relaxed);
-  if (tail + bytes - taken_.load(std::memory_order_acquire) > options_.ring_bytes) return Lack::ring;
+  if (tail + bytes - taken_.load(std::memory_order_acquire) > options_.ring_bytes)
+    return Lack::ring;
   if (pending_blocks_ + charge > available_blocks()) return Lack::space;
   return Lack::nothing;
 }
@@ -112,8 +115,7 @@ Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attem
     const io::SpinLock lock(mutex_);
     pending = pending_blocks_ > 0;
   }
-  if (const Lsn end = flushable_end();
-      end > durable_lsn() && (lack != Lack::space || pending)) {
+  if (const Lsn end = flushable_end(); end > durable_lsn() && (lack != Lack::space || pending)) {
     if (!wait_durable(end)) return std::unexpected(poison_error(Code::poisoned));
     return {};
   }
@@ -131,7 +133,8 @@ Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attem
     if (options_.on_log_full && (attempts == 0 || env_.background)) options_.on_log_full();
     if (attempts++ == 0) return {};
     const bool device_full = made.error().os_error() != 0;
-    if (device_full || !env_.background || attempts > kRoomAttempts) return std::unexpected(made.error());
+    if (device_full || !env_.background || attempts > kRoomAttempts)
+      return std::unexpected(made.error());
   } else if (!env_.background || ++attempts > kRoomAttempts) {
     return fail(Code::lock_timeout, "waited for room in the log buffer (log_ring)");
   }
@@ -181,7 +184,7 @@ Lsn LogImpl::low() const {
   const io::SpinLock lock(mutex_);
   const std::uint64_t n = applied_head_.load(std::memory_order_seq_cst);
   Lsn low = n < head_.load(std::memory_order_relaxed) ? entry(n).start
-                                                       : tail_.load(std::memory_order_relaxed);
+                                                      : tail_.load(std::memory_order_relaxed);
   for (const auto& h : holds_) low = std::min(low, h.second);
   return low;
 }
@@ -213,8 +216,13 @@ Error LogImpl::poison_error(Code code) const {
 
 Log::Counters LogImpl::counters() const {
   const auto get = [](const auto& a) { return a.load(std::memory_order_relaxed); };
-  return {.record_bytes = get(record_bytes_), .frame_bytes = get(frame_bytes_), .flushes = get(flushes_),
-          .flush_waits = get(flush_waits_), .space_waits = get(space_waits_), .segments = get(segments_used_), .stalls = get(stalls_)};
+  return {.record_bytes = get(record_bytes_),
+          .frame_bytes = get(frame_bytes_),
+          .flushes = get(flushes_),
+          .flush_waits = get(flush_waits_),
+          .space_waits = get(space_waits_),
+          .segments = get(segments_used_),
+          .stalls = get(stalls_)};
 }
 
 }  // namespace kessai::wal

@@ -16,10 +16,10 @@
 //      error after it poisons the log: waits answer unknown_outcome, nothing is retried.
 //
 // Frame header (128 bytes, little-endian; the frame is padded with zeros to the block):
-//   0 u32 magic  4 u32 header bytes  8 u64 generation  16 u64 first LSN (position of the first record byte)
-//   24 u32 payload bytes  28 u32 records  32 u64 durable-LSN hint  40 u64 previous frame's checksum (low word)
-//   48 u128 salted XXH3-128 over the whole padded frame (this field zero)  64 u64 segment number
-//   72..127 reserved, zero (a later nonce and tag)
+//   0 u32 magic  4 u32 header bytes  8 u64 generation  16 u64 first LSN (position of the first
+//   record byte) 24 u32 payload bytes  28 u32 records  32 u64 durable-LSN hint  40 u64 previous
+//   frame's checksum (low word) 48 u128 salted XXH3-128 over the whole padded frame (this field
+//   zero)  64 u64 segment number 72..127 reserved, zero (a later nonce and tag)
 //
 // In-flight ring: reserve() enters the commit in LSN order; fill() makes its bytes flushable (the
 // flusher stops at the first unfilled entry); applied() lets the applied watermark pass it.
@@ -27,11 +27,12 @@
 //   low()         = smallest start LSN of a record reserved and not fully applied, or tail; also
 //                   held down by hold_low() (open multi-part commits)           (I5b a)
 //
-// Group commit is greedy (Helland et al., "Group commit timers and high volume transaction systems";
-// Aether's flush pipelining): whoever finds the device idle leads a flush; blocked committers wait
-// on a futex word of their flush, so that one wake-up call reaches exactly those it satisfied; one
-// of the rest is handed the lead, and lets those gather who were just woken and commit again (else
-// two halves of the committers take turns: measured, half the commits per flush).
+// Group commit is greedy (Helland et al., "Group commit timers and high volume transaction
+// systems"; Aether's flush pipelining): whoever finds the device idle leads a flush; blocked
+// committers wait on a futex word of their flush, so that one wake-up call reaches exactly those it
+// satisfied; one of the rest is handed the lead, and lets those gather who were just woken and
+// commit again (else two halves of the committers take turns: measured, half the commits per
+// flush).
 //
 // Threads: all methods are thread-safe except create/start. Lock order: mutex_ (ring, spin) and
 // flush role (try-lock) are never held together with any engine latch; no I/O under mutex_.
@@ -58,10 +59,10 @@ struct StoreId {
 
 /// Where a log ends, as recovery decided it.
 struct LogEnd {
-  Lsn lsn = 0;                  ///< end of the last good record
+  Lsn lsn = 0;  ///< end of the last good record
   std::uint64_t generation = 0;
-  std::uint64_t checksum = 0;   ///< low word of the last good frame's checksum (chains generations)
-  bool torn = false;            ///< something beyond `lsn` was cut
+  std::uint64_t checksum = 0;  ///< low word of the last good frame's checksum (chains generations)
+  bool torn = false;           ///< something beyond `lsn` was cut
   std::uint64_t last_segment = 0;
 };
 
@@ -71,8 +72,9 @@ struct LogOptions {
   std::uint64_t ring_bytes = 8u << 20;     ///< record bytes buffered in memory; power of two
   std::uint32_t max_frame_bytes = 1u << 20;
   std::uint64_t flush_interval_ns = 10'000'000;
-  /// Called by reserve(), outside all locks, when the cap or the file system leaves no segment: runs a
-  /// checkpoint inline (Env::background false) or nudges the checkpointer. May call recycle_below().
+  /// Called by reserve(), outside all locks, when the cap or the file system leaves no segment:
+  /// runs a checkpoint inline (Env::background false) or nudges the checkpointer. May call
+  /// recycle_below().
   std::function<void()> on_log_full;
 };
 
@@ -90,7 +92,7 @@ struct CommitView {
 class LogReader {
  public:
   struct RawRecord {
-    Lsn lsn = 0;   ///< end
+    Lsn lsn = 0;  ///< end
     Lsn start = 0;
     std::uint64_t generation = 0;
     RecordKind kind{};
@@ -111,8 +113,10 @@ class LogReader {
   [[nodiscard]] virtual Result<void> visit_commits(
       Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
       const std::function<void(std::uint64_t, std::uint64_t)>& progress = {}) = 0;
-  /// Visits raw records from the oldest readable one on (inspection); stops when `fn` answers false.
-  [[nodiscard]] virtual Result<void> visit_records(const std::function<bool(const RawRecord&)>& fn) = 0;
+  /// Visits raw records from the oldest readable one on (inspection); stops when `fn` answers
+  /// false.
+  [[nodiscard]] virtual Result<void> visit_records(
+      const std::function<bool(const RawRecord&)>& fn) = 0;
   /// Largest generation number seen and total bytes of the segment files.
   [[nodiscard]] virtual std::uint64_t last_generation() const = 0;
   [[nodiscard]] virtual std::uint64_t file_bytes() const = 0;
@@ -177,7 +181,8 @@ class Log {
   /// flush interval, writes the idle hint, prepares spare segments. Never fails: errors poison.
   virtual void tick() = 0;
 
-  /// Segments wholly below `low` become reusable. Call only after a durable superblock allows it (I5b).
+  /// Segments wholly below `low` become reusable. Call only after a durable superblock allows it
+  /// (I5b).
   virtual void recycle_below(Lsn low) = 0;
   /// Replay bytes from `from` to the tail, and bytes of all segment files.
   [[nodiscard]] virtual std::uint64_t bytes_since(Lsn from) const = 0;

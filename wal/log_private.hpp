@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // The running log. Three parts: the ring (log.cc), the flights (flush.cc), the segments (space.cc).
 //
-// Leader role (`leading_`, taken by try only). Its holder alone builds and lands flights. A flight is
-// one frame under way, or the header write that precedes the first frame of a segment:
+// Leader role (`leading_`, taken by try only). Its holder alone builds and lands flights. A flight
+// is one frame under way, or the header write that precedes the first frame of a segment:
 //
 //        start_flight: nothing to do            start_flight: next record does not fit
-//   idle ------------------------------> idle   idle ----------> header --land--> idle (new segment)
-//   idle --start_flight--> frame (+ footer of the segment before) --land--> idle (published)
+//   idle ------------------------------> idle   idle ----------> header --land--> idle (new
+//   segment) idle --start_flight--> frame (+ footer of the segment before) --land--> idle
+//   (published)
 //
 // A flight outlives the leader that started it: poll() and tick() leave it under way, and so does a
 // satisfied leader that starts one for tickets.
 //
-// Blocked committers wait on one of two words: the one of the flight that covers their LSN, or of the
-// next. `flight_` = (its end LSN << 8 | its number) is read at once, so a committer cannot choose the
-// word of a flight that is already over without noticing. Landing bumps and wakes one word. A leader
-// that leaves while others wait passes the baton: it wakes one of them, who tries for the role. A
-// thread that holds the baton and finds itself satisfied passes it on. A new leader clears the baton.
-// Before it starts a flight, a leader lets those gather whom the last one satisfied (gather_led).
+// Blocked committers wait on one of two words: the one of the flight that covers their LSN, or of
+// the next. `flight_` = (its end LSN << 8 | its number) is read at once, so a committer cannot
+// choose the word of a flight that is already over without noticing. Landing bumps and wakes one
+// word. A leader that leaves while others wait passes the baton: it wakes one of them, who tries
+// for the role. A thread that holds the baton and finds itself satisfied passes it on. A new leader
+// clears the baton. Before it starts a flight, a leader lets those gather whom the last one
+// satisfied (gather_led).
 //
 // Space (I4). Every reserved record is charged a frame of its own until a flight takes it. Reserve
 // keeps: sum of charges <= blocks left in the active segment beyond `slack` + those of all spare
@@ -24,8 +26,8 @@
 // next record does not fit, which wastes less than `slack` = blocks of the longest record. The one
 // spare that is never counted is what the next open starts its generation in (I15).
 //
-// Locks, in order: prepare_mutex_, mutex_ (spin; no I/O), poison_mutex_ and callbacks_mutex_ (leaves).
-// The role is never waited for.
+// Locks, in order: prepare_mutex_, mutex_ (spin; no I/O), poison_mutex_ and callbacks_mutex_
+// (leaves). The role is never waited for.
 #pragma once
 
 #include <atomic>
@@ -100,9 +102,13 @@ class LogImpl final : public Log {
   enum class Lack : std::uint8_t { nothing, entries, ring, space };
 
   Entry& entry(std::uint64_t number) noexcept { return entries_[number & (kEntries - 1)]; }
-  const Entry& entry(std::uint64_t number) const noexcept { return entries_[number & (kEntries - 1)]; }
+  const Entry& entry(std::uint64_t number) const noexcept {
+    return entries_[number & (kEntries - 1)];
+  }
   std::uint64_t blocks(std::uint64_t bytes) const noexcept { return bytes / block_; }
-  std::uint64_t frames_end(const Segment& s) const noexcept { return s.bytes - kFooterBlocks * block_; }
+  std::uint64_t frames_end(const Segment& s) const noexcept {
+    return s.bytes - kFooterBlocks * block_;
+  }
 
   // log.cc
   Lack lacking(std::size_t bytes, std::uint64_t charge) const KESSAI_REQUIRES(mutex_);
@@ -167,10 +173,12 @@ class LogImpl final : public Log {
       space_waits_{0}, segments_used_{0}, stalls_{0};
 
   mutable io::SpinMutex mutex_;
-  std::uint64_t pending_blocks_ KESSAI_GUARDED_BY(mutex_) = 0;  ///< charges of records not yet taken
+  std::uint64_t pending_blocks_ KESSAI_GUARDED_BY(mutex_) =
+      0;            ///< charges of records not yet taken
   Segment active_;  ///< written by the leader under mutex_: either is enough to read it
-  std::optional<Segment> next_ KESSAI_GUARDED_BY(mutex_);        ///< its header is under way
-  std::optional<Segment> footer_due_ KESSAI_GUARDED_BY(mutex_);  ///< full; its footer is not written
+  std::optional<Segment> next_ KESSAI_GUARDED_BY(mutex_);  ///< its header is under way
+  std::optional<Segment> footer_due_
+      KESSAI_GUARDED_BY(mutex_);  ///< full; its footer is not written
   std::vector<Segment> spares_ KESSAI_GUARDED_BY(mutex_);
   std::vector<Segment> retained_ KESSAI_GUARDED_BY(mutex_);  ///< full, not recyclable yet
   std::vector<std::pair<std::uint64_t, Lsn>> holds_ KESSAI_GUARDED_BY(mutex_);
@@ -179,7 +187,8 @@ class LogImpl final : public Log {
   std::uint32_t file_count_ KESSAI_GUARDED_BY(mutex_) = 0;
 
   io::Mutex prepare_mutex_;  ///< making spare segments; held across I/O
-  std::vector<Segment> unprepared_ KESSAI_GUARDED_BY(prepare_mutex_);  ///< files to fill with zeros first
+  std::vector<Segment> unprepared_
+      KESSAI_GUARDED_BY(prepare_mutex_);  ///< files to fill with zeros first
   std::optional<Segment> preparing_ KESSAI_GUARDED_BY(prepare_mutex_);
   bool preparing_new_ KESSAI_GUARDED_BY(prepare_mutex_) = false;
   io::AlignedBuffer zeros_ KESSAI_GUARDED_BY(prepare_mutex_);
@@ -192,7 +201,8 @@ class LogImpl final : public Log {
   std::optional<Error> poison_ KESSAI_GUARDED_BY(poison_mutex_);
 
   io::Mutex callbacks_mutex_;
-  std::multimap<Lsn, std::function<void(Result<void>)>> callbacks_ KESSAI_GUARDED_BY(callbacks_mutex_);
+  std::multimap<Lsn, std::function<void(Result<void>)>> callbacks_
+      KESSAI_GUARDED_BY(callbacks_mutex_);
 
   // The leader's.
   Stage stage_ = Stage::idle;
@@ -201,12 +211,13 @@ class LogImpl final : public Log {
   Lsn flight_end_ = 0;
   std::uint64_t flight_bytes_ = 0;
   bool flight_is_hint_ = false, footer_flying_ = false;
-  std::uint32_t company_ = 1;  ///< committers around when the last flight landed, the leader included
+  std::uint32_t company_ =
+      1;  ///< committers around when the last flight landed, the leader included
   std::uint64_t submitted_ns_ = 0, landed_ns_ = 0, flight_ns_ = 0;
   std::uint32_t landed_ = 0;  ///< groups to wake: bit 0 and 1
   std::uint64_t chain_ = 0;   ///< low checksum word of the last frame built
   std::uint64_t next_number_ = 2;
-  Lsn hinted_ = 0;            ///< durable LSN told by the last hint frame
+  Lsn hinted_ = 0;  ///< durable LSN told by the last hint frame
   std::vector<io::Queue::Completion> completions_;
   io::AlignedBuffer frame_buffer_, block_buffer_;
 

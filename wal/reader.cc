@@ -31,7 +31,8 @@ std::optional<std::uint32_t> segment_index(std::string_view name) {
   std::uint32_t index = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), index);
   const bool whole = error == std::errc{} && end == name.data() + name.size();
-  if (!whole || index > 99'999 || segment_name(index).size() != name.size() + kPrefix.size() + kSuffix.size())
+  if (!whole || index > 99'999 ||
+      segment_name(index).size() != name.size() + kPrefix.size() + kSuffix.size())
     return std::nullopt;
   return index;
 }
@@ -81,10 +82,13 @@ Result<std::unique_ptr<LogReader>> LogReader::open(io::Env& env, StoreId store, 
   for (const auto& name : names) {
     const auto index = segment_index(name);
     if (!index) continue;
-    KESSAI_ASSIGN(file, dir.open(name, writable ? io::OpenMode::read_write : io::OpenMode::read_only));
-    files.push_back({.index = *index, .name = name, .file = std::move(file), .bytes = 0, .header = {}});
+    KESSAI_ASSIGN(file,
+                  dir.open(name, writable ? io::OpenMode::read_write : io::OpenMode::read_only));
+    files.push_back(
+        {.index = *index, .name = name, .file = std::move(file), .bytes = 0, .header = {}});
   }
-  // Every segment before any is read: a dead predecessor's write may still be under way (I13, R-01).
+  // Every segment before any is read: a dead predecessor's write may still be under way (I13,
+  //
   for (auto& f : files) KESSAI_TRY(f.file->lock(lock_timeout_ns));
   if (writable) {
     for (auto& f : files) KESSAI_TRY(f.file->flush());
@@ -111,12 +115,14 @@ Result<std::unique_ptr<Reader>> Reader::over(std::vector<SegmentFile> files, Sto
     const auto copy = buffer.span().subspan(block, kMinBlock);
     f.header = decode_header(primary);
     // Whichever is newer: the copy is written first when a segment is replaced in place.
-    if (auto second = decode_header(copy); second && (!f.header || second->segment > f.header->segment))
+    if (auto second = decode_header(copy);
+        second && (!f.header || second->segment > f.header->segment))
       f.header = second;
     if (!f.header) {
       if (newer_header(primary) || newer_header(copy))
-        return fail(Code::newer_format, ErrorDetail{.what = "the log was written by a newer version",
-                                                    .path = f.file->path()});
+        return fail(
+            Code::newer_format,
+            ErrorDetail{.what = "the log was written by a newer version", .path = f.file->path()});
       f.blank = std::ranges::all_of(buffer.span(), [](std::byte b) { return b == std::byte{0}; });
       continue;
     }
@@ -182,13 +188,14 @@ Result<void> Reader::build_chain() {
 Result<std::size_t> Reader::first_needed(Lsn low) const {
   for (std::size_t i = chain_.size(); i-- > 0;) {
     const auto& h = chain_[i].header;
-    if (h.first <= low || h.previous_segment == 0 || (h.opens_generation() && h.previous_end <= low))
+    if (h.first <= low || h.previous_segment == 0 ||
+        (h.opens_generation() && h.previous_end <= low))
       return i;
   }
   const auto& h = chain_.front().header;
-  return std::unexpected(log_damage("log segment " + std::to_string(h.previous_segment) + " is missing",
-                                    chain_.front().file->file->path(), 0,
-                                    h.opens_generation() ? h.previous_end : h.first));
+  return std::unexpected(log_damage(
+      "log segment " + std::to_string(h.previous_segment) + " is missing",
+      chain_.front().file->file->path(), 0, h.opens_generation() ? h.previous_end : h.first));
 }
 
 Result<std::optional<Reader::Frame>> Reader::read_frame(SegmentCursor& cursor, const Link& link,
@@ -232,8 +239,8 @@ Result<Reader::Position> Reader::read_segment(Link& link, const FrameFn& fn) {
                       frame->header.previous == p.chain;
     if (!next) {
       if (!link.ended) return p;
-      return std::unexpected(log_damage("a log frame that must be there is damaged or missing", path,
-                                        p.offset, p.lsn));
+      return std::unexpected(log_damage("a log frame that must be there is damaged or missing",
+                                        path, p.offset, p.lsn));
     }
     const FrameHeader header = frame->header;
     link.frames = true;
@@ -244,8 +251,8 @@ Result<Reader::Position> Reader::read_segment(Link& link, const FrameFn& fn) {
     p.chain = header.checksum.low;
     if (!*go_on) return p;
     if (link.ended && p.lsn > link.end)
-      return std::unexpected(log_damage("a log segment holds more than its successor says", path,
-                                        p.offset, p.lsn));
+      return std::unexpected(
+          log_damage("a log segment holds more than its successor says", path, p.offset, p.lsn));
   }
   return p;
 }

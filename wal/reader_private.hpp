@@ -2,8 +2,9 @@
 // The reader's inside, shared with Log::start (which takes over its files) and with inspection.
 //
 // The chain: valid headers name the segment read before them. Walking back from the newest one
-// gives the segments in reading order; those the walk does not meet are unused. Where a segment ends
-// is said by its successor's header (position and checksum), for the newest one by the verdict.
+// gives the segments in reading order; those the walk does not meet are unused. Where a segment
+// ends is said by its successor's header (position and checksum), for the newest one by the
+// verdict.
 #pragma once
 
 #include <functional>
@@ -29,7 +30,8 @@ struct SegmentFile {
 
 [[nodiscard]] std::string segment_name(std::uint32_t index);
 [[nodiscard]] std::optional<std::uint32_t> segment_index(std::string_view name);
-[[nodiscard]] Error log_damage(std::string what, const std::string& file, std::uint64_t offset, Lsn lsn);
+[[nodiscard]] Error log_damage(std::string what, const std::string& file, std::uint64_t offset,
+                               Lsn lsn);
 
 /// Reads a segment front to back in large pieces.
 class SegmentCursor {
@@ -74,11 +76,13 @@ class Reader final : public LogReader {
 
   /// Reads the headers of `files` (already open). `block_hint`: of the directory.
   [[nodiscard]] static Result<std::unique_ptr<Reader>> over(std::vector<SegmentFile> files,
-                                                            StoreId store, std::uint32_t block_hint);
+                                                            StoreId store,
+                                                            std::uint32_t block_hint);
 
   Result<LogEnd> find_end(Lsn low, Lsn must_reach) override;
-  Result<void> visit_commits(Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
-                             const std::function<void(std::uint64_t, std::uint64_t)>& progress) override;
+  Result<void> visit_commits(
+      Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
+      const std::function<void(std::uint64_t, std::uint64_t)>& progress) override;
   Result<void> visit_records(const std::function<bool(const RawRecord&)>& fn) override;
   std::uint64_t last_generation() const override { return last_generation_; }
   std::uint64_t file_bytes() const override;

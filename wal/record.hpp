@@ -4,10 +4,12 @@
 // Byte layout, little-endian:
 //   record := u32 length (whole record) | u8 kind | u8 flags (0) | u16 reserved (0) | body
 //   body of `commit`: ops; body of `part`: raw bytes of the op stream of a large commit;
-//   body of `close`:  u64 start of the first part | u64 stream bytes | u128 XXH3-128 of the stream |
+//   body of `close`:  u64 start of the first part | u64 stream bytes | u128 XXH3-128 of the stream
+//   |
 //                     u32 n | n x (u64 from, u64 to): the runs of part records that count, as log
 //                     positions [from, to) in ascending order; `from` is where a record starts
-//   op   := varint tree id | u8 op kind | varint key length | key | [put: varint value length | value]
+//   op   := varint tree id | u8 op kind | varint key length | key | [put: varint value length |
+//   value]
 // A record's LSN is the log position just past its last byte.
 #pragma once
 

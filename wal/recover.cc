@@ -61,7 +61,8 @@ Result<void> Reader::index_ranges() {
 }
 
 const Reader::Range* Reader::range_of(Lsn start, Lsn lsn) const {
-  auto it = std::ranges::upper_bound(ranges_, start, {}, [](const Range& r) { return r.lsns.from; });
+  auto it =
+      std::ranges::upper_bound(ranges_, start, {}, [](const Range& r) { return r.lsns.from; });
   if (it == ranges_.begin()) return nullptr;
   --it;
   return lsn <= it->lsns.to ? &*it : nullptr;
@@ -76,10 +77,11 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
   KESSAI_ASSIGN(first, first_needed(low));
   Position p;
   for (std::size_t i = first; i < chain_.size(); ++i) {
-    auto read = read_segment(chain_[i], [this](const Link& link, const Frame& frame) -> Result<bool> {
-      KESSAI_TRY(note_closes(link, frame));
-      return true;
-    });
+    auto read =
+        read_segment(chain_[i], [this](const Link& link, const Frame& frame) -> Result<bool> {
+          KESSAI_TRY(note_closes(link, frame));
+          return true;
+        });
     if (!read) return std::unexpected(read.error());
     p = *read;
   }
@@ -103,7 +105,11 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
   } else {
     tail_ = {h.previous_segment, h.previous_generation, h.chain, h.previous_end};
   }
-  end_ = {.lsn = p.lsn, .generation = h.generation, .checksum = p.chain, .torn = torn, .last_segment = h.segment};
+  end_ = {.lsn = p.lsn,
+          .generation = h.generation,
+          .checksum = p.chain,
+          .torn = torn,
+          .last_segment = h.segment};
   found_end_ = true;
   return end_;
 }
@@ -128,7 +134,8 @@ Result<bool> Reader::judge_tail(const Link& link, const Position& p) {
     SegmentCursor cursor(*link.file, p.offset + h.block, h.block);
     KESSAI_ASSIGN(here, cursor.fetch(p.offset, h.block));
     const auto half = peek_frame(here);
-    torn = half && half->generation == h.generation && half->segment == h.segment && half->first == p.lsn;
+    torn = half && half->generation == h.generation && half->segment == h.segment &&
+           half->first == p.lsn;
   }
   KESSAI_ASSIGN(later, judge_later_frames(*link.file, link, limit, p.offset, p));
   torn |= later;
@@ -147,19 +154,23 @@ Result<bool> Reader::judge_tail(const Link& link, const Position& p) {
 }
 
 /// Looks for valid frames of the generation at or after `from`. True: there are, all of them inside
-/// the in-flight window and none knows of a durable LSN beyond `p`: they were cut off with the tail.
-Result<bool> Reader::judge_later_frames(const SegmentFile& file, const Link& link, std::uint64_t limit,
-                                        std::uint64_t from, const Position& p) {
+/// the in-flight window and none knows of a durable LSN beyond `p`: they were cut off with the
+/// tail.
+Result<bool> Reader::judge_later_frames(const SegmentFile& file, const Link& link,
+                                        std::uint64_t limit, std::uint64_t from,
+                                        const Position& p) {
   SegmentCursor cursor(file, limit, link.header.block);
   bool found = false;
   for (std::uint64_t offset = from; offset + cursor.block() <= limit; offset += cursor.block()) {
     KESSAI_ASSIGN(frame, read_frame(cursor, link, offset));
     if (!frame) continue;
     const FrameHeader& f = frame->header;
-    if (f.segment < link.header.segment || f.first < p.lsn || (f.first == p.lsn && f.payload == 0 && f.hint <= p.lsn))
+    if (f.segment < link.header.segment || f.first < p.lsn ||
+        (f.first == p.lsn && f.payload == 0 && f.hint <= p.lsn))
       continue;  // left from an earlier use of the file
     const bool acknowledged = f.hint > p.lsn && !KESSAI_MUTANT(hint_ignored);
-    if (acknowledged || f.first > p.lsn + kWindow || (f.first == p.lsn && file.index == link.file->index))
+    if (acknowledged || f.first > p.lsn + kWindow ||
+        (f.first == p.lsn && file.index == link.file->index))
       return std::unexpected(log_damage(
           acknowledged ? "a damaged log frame was durable: a later frame's hint says so"
                        : "valid log frames follow a damaged one that must have been durable",
@@ -169,8 +180,9 @@ Result<bool> Reader::judge_later_frames(const SegmentFile& file, const Link& lin
   return found;
 }
 
-Result<void> Reader::visit_commits(Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
-                                   const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+Result<void> Reader::visit_commits(
+    Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
+    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   KESSAI_CHECK(found_end_);
   KESSAI_ASSIGN(first, first_needed(low));
   std::uint64_t total = 0, done = 0, told = 0;
@@ -178,7 +190,8 @@ Result<void> Reader::visit_commits(Lsn low, const std::function<Result<void>(con
     total += chain_[i].end - std::min(chain_[i].end, std::max(low, chain_[i].header.first));
   std::map<std::size_t, std::string> open;  // large commits being put together
   std::size_t next_close = 0;
-  const auto record = [&](const Link& link, Lsn start, Lsn lsn, const RecordView& r) -> Result<void> {
+  const auto record = [&](const Link& link, Lsn start, Lsn lsn,
+                          const RecordView& r) -> Result<void> {
     const auto broken = [&](const char* what) {
       return std::unexpected(log_damage(what, link.file->file->path(), 0, lsn));
     };
@@ -235,10 +248,12 @@ Result<void> Reader::visit_records(const std::function<bool(const RawRecord&)>& 
   Result<void> damage;
   for (std::size_t i = 0; i < chain_.size() && !stopped; ++i) {
     auto read = read_segment(chain_[i], [&](const Link& link, const Frame& frame) -> Result<bool> {
-      auto parsed = each_record(frame, [&](Lsn start, Lsn lsn, const RecordView& r) -> Result<void> {
-        if (!stopped && !fn({lsn, start, link.header.generation, r.kind, r.body})) stopped = true;
-        return {};
-      });
+      auto parsed =
+          each_record(frame, [&](Lsn start, Lsn lsn, const RecordView& r) -> Result<void> {
+            if (!stopped && !fn({lsn, start, link.header.generation, r.kind, r.body}))
+              stopped = true;
+            return {};
+          });
       if (parsed && !*parsed) return std::unexpected(unparsable(link, frame));
       return !stopped;
     });

@@ -35,7 +35,8 @@ std::uint64_t LogImpl::available_blocks() const {
   return sum + (left - std::min(left, slack_blocks_));
 }
 
-SegmentHeader LogImpl::header_of(const Segment& s, std::uint64_t previous, std::uint64_t chain) const {
+SegmentHeader LogImpl::header_of(const Segment& s, std::uint64_t previous,
+                                 std::uint64_t chain) const {
   return {.block = block_,
           .store = store_,
           .segment = s.number,
@@ -181,8 +182,8 @@ Result<void> LogImpl::write_first_header(Segment segment, const Reader::Tail& ta
 std::uint64_t LogImpl::next_segment_bytes() const {
   const io::SpinLock lock(mutex_);
   if (file_count_ < kMinFiles) return options_.segment_bytes;
-  const std::uint64_t grown = std::min({options_.segment_bytes * 4, kGrownSegment,
-                                        options_.wal_limit / 16 / block_ * block_});
+  const std::uint64_t grown = std::min(
+      {options_.segment_bytes * 4, kGrownSegment, options_.wal_limit / 16 / block_ * block_});
   return std::max(options_.segment_bytes, grown);
 }
 
@@ -209,7 +210,9 @@ Result<void> LogImpl::begin_preparing() {
     preparing_->end = bytes;  // the size to be
   }
   Segment& s = *preparing_;
-  const std::uint64_t bytes = std::max(options_.segment_bytes, preparing_new_ ? s.end : std::min(s.bytes / block_ * block_, kMaxSegmentBytes));
+  const std::uint64_t bytes =
+      std::max(options_.segment_bytes,
+               preparing_new_ ? s.end : std::min(s.bytes / block_ * block_, kMaxSegmentBytes));
   KESSAI_TRY(s.file->resize(bytes));
   {
     const io::SpinLock lock(mutex_);
@@ -219,7 +222,8 @@ Result<void> LogImpl::begin_preparing() {
   s.bytes = bytes;
   s.offset = s.end = 0;
   if (zeros_.size() == 0)
-    zeros_ = io::AlignedBuffer(std::min<std::uint64_t>(kZeroChunk, round_up(options_.segment_bytes, block_)));
+    zeros_ = io::AlignedBuffer(
+        std::min<std::uint64_t>(kZeroChunk, round_up(options_.segment_bytes, block_)));
   return {};
 }
 

@@ -88,7 +88,9 @@ TEST(Tree, PurgingGhostsMergesAndShrinks) {
     w.put(k, std::string(100, 'v'));
   }
   const auto before = w.tree->audit(false, false).value();
-  EXPECT_GE(static_cast<double>(before.live_bytes) / static_cast<double>(before.leaves * NodeView::usable_bytes()), 0.95);
+  EXPECT_GE(static_cast<double>(before.live_bytes) /
+                static_cast<double>(before.leaves * NodeView::usable_bytes()),
+            0.95);
   w.context->horizon = [] { return kMaxLsn; };
   Shadows shadows(*w.store);
   for (int i = 0; i < 20000; ++i) {
@@ -112,7 +114,8 @@ TEST(Tree, DroppingFreesEveryPage) {
   Shadows shadows(*w.store);
   {
     Gate::Pass gate(w.store->gate());
-    w.roots->replace({Roots::Kind::tree, TreeId{2}, w.tree->root()}, {Roots::Kind::dropping, TreeId{2}, w.tree->root()}, shadows);
+    w.roots->replace({Roots::Kind::tree, TreeId{2}, w.tree->root()},
+                     {Roots::Kind::dropping, TreeId{2}, w.tree->root()}, shadows);
   }
   w.reclaim_all();
   EXPECT_EQ(w.store->usage().pages, w.roots->pages().size());

@@ -199,10 +199,13 @@ class CheckpointHarness {
       return;
     }
     bool long_value = false;
-    for (auto n = 1 + random_.below(4); n > 0; --n) {
+    // Half of the commits sweep a stretch of one tree empty.
+    const bool sweep = client_.acknowledged != 0 && random_.below(2) == 0;
+    const auto tree = random_.below(now_.size());
+    for (auto n = sweep ? 10 : 1 + random_.below(4); n > 0; --n) {
       Op op;
       auto it = now_.begin();
-      std::advance(it, random_.below(now_.size()));
+      std::advance(it, sweep ? tree : random_.below(now_.size()));
       op.tree = it->first;
       op.key = some_key();
       op.remove = !it->second.empty() && random_.below(100) < (client_.acknowledged == 0 ? 10 : 45);

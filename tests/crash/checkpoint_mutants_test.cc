@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: the checkpoint crash harness has teeth. Method: each planted bug of the page store must be
 // found within a few seeds; the run stops at the first violation.
-#include "tests/crash/checkpoint_crash.hpp"
 #include "io/mutant.hpp"
+#include "tests/crash/checkpoint_crash.hpp"
 
 #include <gtest/gtest.h>
 

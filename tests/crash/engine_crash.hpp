@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // The engine's crash harness: 200 transactions through the public API, over three openings of one
-// small store (64 page frames, 64 KiB log segments, a checkpoint each 16 KiB of log), with all upkeep
-// stepped by the commits themselves. At every disk operation the power may fail with each outcome of
-// the simulated disk; the real Database::open recovers; the power fails again inside that recovery.
+// small store (64 page frames, 64 KiB log segments, a checkpoint each 16 KiB of log), with all
+// upkeep stepped by the commits themselves. At every disk operation the power may fail with each
+// outcome of the simulated disk; the real Database::open recovers; the power fails again inside
+// that recovery.
 //
 // Oracle. The states after each commit, in commit order, and how many commits the client may take
-// for granted: told by a durable commit, a ticket, wait_durable, a read of one-call form (I7), or by
-// an earlier recovery. What recovery finds must equal one of the states from there on, as a whole,
-// trees included; check() must be clean; a second recovery must find the same; new commits must get
-// higher LSNs, work, and survive a clean close.
-// Crash states with equal images and equal client knowledge are recovered once.
+// for granted: told by a durable commit, a ticket, wait_durable, a read of one-call form (I7), or
+// by an earlier recovery. What recovery finds must equal one of the states from there on, as a
+// whole, trees included; check() must be clean; a second recovery must find the same; new commits
+// must get higher LSNs, work, and survive a clean close. Crash states with equal images and
+// equal client knowledge are recovered once.
 //
-// One state in eight has its newest superblock damaged on top: the one before must do, as long as the
-// log reaches (I12).
+// One state in eight has its newest superblock damaged on top: the one before must do, as long as
+// the log reaches (I12).
 //
 // Reads, opens and locks change nothing: a crash before one of them leaves what a crash before the
 // next operation leaves. They are counted as crash points, not recovered again.
@@ -43,12 +44,14 @@ struct CrashRun {
 struct CrashPlan {
   std::uint64_t seed = 1;
   int transactions = 200;
-  bool every_nested = false;  ///< crash at every operation of each recovery, not at a random one that writes
+  bool every_nested =
+      false;  ///< crash at every operation of each recovery, not at a random one that writes
 };
 
 class EngineHarness {
  public:
-  explicit EngineHarness(const CrashPlan& plan) : plan_(plan), random_(plan.seed), disk_(plan.seed) {}
+  explicit EngineHarness(const CrashPlan& plan)
+      : plan_(plan), random_(plan.seed), disk_(plan.seed) {}
 
   CrashRun run() {
     constexpr int kOpenings = 3;
@@ -65,7 +68,8 @@ class EngineHarness {
         for (int i = 0; i < plan_.transactions / kOpenings + 1 && good(); ++i) step(p);
         reader_.reset();
         if (good()) count(p);
-        // The first opening ends in order, the second in the middle of something, the third in order.
+        // The first opening ends in order, the second in the middle of something, the third in
+        // order.
         if (good() && opening != 1) {
           must(p.close(), "close");
           told(states_.size() - 1);
@@ -80,7 +84,9 @@ class EngineHarness {
  private:
   [[nodiscard]] bool good() const { return !run_.violation; }
   void violate(const std::string& what) {
-    if (good()) run_.violation = "seed " + std::to_string(plan_.seed) + " operation " + std::to_string(op_) + ": " + what;
+    if (good())
+      run_.violation =
+          "seed " + std::to_string(plan_.seed) + " operation " + std::to_string(op_) + ": " + what;
   }
   template <class T>
   bool must(const Result<T>& r, const char* what) {
@@ -122,7 +128,9 @@ class EngineHarness {
     const auto kind = random_.below(100);
     const bool is_long = kind >= 97;
     run_.long_values += is_long;
-    return std::string(is_long ? 1500 + random_.below(6000) : kind < 50 ? random_.below(120) : random_.below(800),
+    return std::string(is_long     ? 1500 + random_.below(6000)
+                       : kind < 50 ? random_.below(120)
+                                   : random_.below(800),
                        static_cast<char>('a' + random_.below(26)));
   }
   std::string some_tree() {
@@ -149,7 +157,8 @@ class EngineHarness {
       }
       const auto lsn = txn->commit();
       if (!must(lsn, "commit")) return;
-      states_ = {Tables{{"main", std::make_shared<Rows>(std::move(main))}, {"side", std::make_shared<Rows>(std::move(side))}}};
+      states_ = {Tables{{"main", std::make_shared<Rows>(std::move(main))},
+                        {"side", std::make_shared<Rows>(std::move(side))}}};
       last_lsn_ = *lsn;
     }
     if (must(p.db->checkpoint(), "checkpoint")) must(p.db->wait_durable(last_lsn_), "wait");
@@ -177,7 +186,8 @@ class EngineHarness {
       transaction(p, dice);
     }
     if (good()) look(p);
-    if (good() && random_.below(20) == 0 && must(p.db->wait_durable(last_lsn_), "wait")) told_lsn(last_lsn_);
+    if (good() && random_.below(20) == 0 && must(p.db->wait_durable(last_lsn_), "wait"))
+      told_lsn(last_lsn_);
   }
 
   void create_tree(Process& p) {
@@ -251,8 +261,10 @@ class EngineHarness {
       const std::string k = some_key(), v = some_value();
       if (random_.below(4) == 0) {
         const auto inserted = txn->insert(t, k, v);
-        if (inserted.has_value() == r.contains(k)) return violate("insert misjudges " + tree + "/" + k);
-        if (!inserted && inserted.error() != Code::key_exists) return violate(inserted.error().message());
+        if (inserted.has_value() == r.contains(k))
+          return violate("insert misjudges " + tree + "/" + k);
+        if (!inserted && inserted.error() != Code::key_exists)
+          return violate(inserted.error().message());
         if (!inserted) told_lsn(inserted.error().detail().lsn);  // I7
         r.emplace(k, v);
       } else {
@@ -293,8 +305,10 @@ class EngineHarness {
       auto txn = p.db->begin();
       const auto lsn = txn->get(p.db->tree(tree).value(), k, value);
       const auto it = now().at(tree)->find(k);
-      if (lsn ? it == now().at(tree)->end() || it->second != value : it != now().at(tree)->end() || lsn.error() != Code::not_found)
-        return violate("a read of " + tree + "/" + k + " answers something else: " + (lsn ? "wrong value" : lsn.error().message()));
+      if (lsn ? it == now().at(tree)->end() || it->second != value
+              : it != now().at(tree)->end() || lsn.error() != Code::not_found)
+        return violate("a read of " + tree + "/" + k +
+                       " answers something else: " + (lsn ? "wrong value" : lsn.error().message()));
       const auto row = p.db->get(p.db->tree(tree).value(), k, value);
       if (row) told_lsn(*row);  // answers never outrun durability
     }
@@ -318,7 +332,8 @@ class EngineHarness {
       auto txn = p.db->begin();
       if (!must(txn, "begin")) return;
       const std::string tree = some_tree();
-      reader_.emplace(Reader{std::move(*txn), tree, now().at(tree), static_cast<int>(random_.below(20))});
+      reader_.emplace(
+          Reader{std::move(*txn), tree, now().at(tree), static_cast<int>(random_.below(20))});
     } else if (--reader_->left < 0) {
       auto found = std::make_shared<Rows>();
       auto c = reader_->txn.scan(p.db->tree(reader_->tree).value(), {});
@@ -338,13 +353,16 @@ class EngineHarness {
     run_.purged += s.ghosts_purged;
     run_.log_frame_bytes += s.log_frame_bytes;
     run_.log_file_bytes = p.db->info().wal_bytes;
-    if (s.active_transactions != 0 || s.locks_held != 0) violate("locks or transactions are left over");
+    if (s.active_transactions != 0 || s.locks_held != 0)
+      violate("locks or transactions are left over");
   }
 
   // ---- crashes ---------------------------------------------------------------------------------
 
   void watch() {
-    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view file) { power_may_fail(op, kind, file); });
+    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view file) {
+      power_may_fail(op, kind, file);
+    });
   }
 
   void power_may_fail(std::uint64_t op, std::string_view kind, std::string_view file) {
@@ -359,7 +377,9 @@ class EngineHarness {
       if (damaged) damage_newest_superblock(survivor);
       if (seen_.insert(survivor.image_hash() * 0x9e3779b97f4a7c15 + told_).second) {
         if (auto bad = crash_and_recover(std::move(survivor)))
-          return violate(std::string(io::outcome_name(outcome)) + (damaged ? " + damaged superblock" : "") + " before " + std::string(kind) + " of " + std::string(file) + ": " + *bad);
+          return violate(std::string(io::outcome_name(outcome)) +
+                         (damaged ? " + damaged superblock" : "") + " before " + std::string(kind) +
+                         " of " + std::string(file) + ": " + *bad);
       }
       if (disk_.volatile_items() == 0) break;
     }
@@ -369,7 +389,8 @@ class EngineHarness {
     const auto bytes = disk.file_bytes(btree::kDataFile);
     std::uint64_t newest = 0, offset = 0;
     for (std::uint64_t at = 0; at < btree::kFirstSlotOffset; at += btree::kSuperblockStride) {
-      const auto sb = btree::decode_superblock(std::span<const std::byte, kPageSize>(bytes.data() + at, kPageSize));
+      const auto sb = btree::decode_superblock(
+          std::span<const std::byte, kPageSize>(bytes.data() + at, kPageSize));
       if (!sb || sb->number <= newest) continue;
       newest = sb->number;
       offset = at;
@@ -410,8 +431,8 @@ class EngineHarness {
   }
 
   /// The power fails at operations `at` to `last` of a recovery.
-  std::optional<std::string> crash_inside(const io::SimDisk& before, std::uint64_t how, std::uint64_t at, std::uint64_t last,
-                                          std::size_t state) {
+  std::optional<std::string> crash_inside(const io::SimDisk& before, std::uint64_t how,
+                                          std::uint64_t at, std::uint64_t last, std::size_t state) {
     std::optional<std::string> bad;
     io::SimDisk again = before;
     again.set_observer([&](std::uint64_t op, std::string_view kind, std::string_view) {
@@ -419,7 +440,9 @@ class EngineHarness {
       ++run_.nested;
       const auto outcome = io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())];
       bad = recovers_to(again.survivor(outcome, random_.next()), state);
-      if (bad) bad = "crash inside recovery at its operation " + std::to_string(op) + " (" + std::string(kind) + "): " + *bad;
+      if (bad)
+        bad = "crash inside recovery at its operation " + std::to_string(op) + " (" +
+              std::string(kind) + "): " + *bad;
     });
     Process p(again, how);
     static_cast<void>(p.open());
@@ -440,7 +463,8 @@ class EngineHarness {
     Rows rows = *tables.at("main");
     for (int i = 0; i < 4; ++i) {
       const std::string k = some_key(), v(random_.below(900), 'n');
-      const auto lsn = p.db->put(main, k, v, i % 2 == 0 ? Durability::durable : Durability::relaxed);
+      const auto lsn =
+          p.db->put(main, k, v, i % 2 == 0 ? Durability::durable : Durability::relaxed);
       if (!lsn) return "put: " + lsn.error().message();
       if (*lsn <= last_lsn_) return "LSNs repeat";
       rows[k] = v;
@@ -466,18 +490,22 @@ class EngineHarness {
     for (std::size_t s = to + 1; s-- > from;) {
       if (same(*found, states_[s])) return s;
     }
-    std::string what = "the contents are no state from " + std::to_string(from) + " to " + std::to_string(to);
+    std::string what =
+        "the contents are no state from " + std::to_string(from) + " to " + std::to_string(to);
     for (std::size_t s = 0; s < from; ++s) {
-      if (same(*found, states_[s])) what = "acknowledged commits are lost: state " + std::to_string(s) + " of " + std::to_string(from);
+      if (same(*found, states_[s]))
+        what = "acknowledged commits are lost: state " + std::to_string(s) + " of " +
+               std::to_string(from);
     }
-    violate(what + "; against the newest: " + difference(*found, states_[to]).value_or("none") + "; against the oldest: " +
-            difference(*found, states_[from]).value_or("none"));
+    violate(what + "; against the newest: " + difference(*found, states_[to]).value_or("none") +
+            "; against the oldest: " + difference(*found, states_[from]).value_or("none"));
     return std::nullopt;
   }
 
   /// The run itself goes on from a crash state.
   void lose_power() {
-    io::SimDisk next = disk_.survivor(io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())], random_.next());
+    io::SimDisk next = disk_.survivor(io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())],
+                                      random_.next());
     disk_.set_observer({});
     disk_ = std::move(next);
     watch();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: whatever the power interrupts, the store opens again with every acknowledged commit, no half
-// transaction and a sound structure. Method: engine_crash.hpp. KESSAI_CRASH_SCALE=n: n seeds, and a
-// crash at every operation of each recovery.
+// Goal: whatever the power interrupts, the store opens again with every acknowledged commit, no
+// half transaction and a sound structure. Method: engine_crash.hpp. KESSAI_CRASH_SCALE=n: n seeds,
+// and a crash at every operation of each recovery.
 #include "tests/crash/engine_crash.hpp"
 
 #include <gtest/gtest.h>
@@ -18,16 +18,24 @@ constexpr std::uint64_t kSeeds = 6;
 #endif
 
 void print(const CrashRun& run) {
-  std::printf("  %llu crash points, %llu crash states, %llu distinct and recovered, %llu crashes inside recovery\n",
-              static_cast<Count>(run.points), static_cast<Count>(run.outcomes), static_cast<Count>(run.distinct),
-              static_cast<Count>(run.nested));
-  std::printf("  %llu commits (%llu relaxed), %llu rollbacks, %llu trees created, %llu dropped, %llu long values\n",
-              static_cast<Count>(run.commits), static_cast<Count>(run.relaxed), static_cast<Count>(run.rollbacks),
-              static_cast<Count>(run.created), static_cast<Count>(run.dropped), static_cast<Count>(run.long_values));
-  std::printf("  %llu checkpoints, %llu evicted, %llu splits, %llu merges, %llu purged, log %llu KiB in %llu KiB of files\n",
-              static_cast<Count>(run.checkpoints), static_cast<Count>(run.evicted), static_cast<Count>(run.splits),
-              static_cast<Count>(run.merges), static_cast<Count>(run.purged), static_cast<Count>(run.log_frame_bytes >> 10),
-              static_cast<Count>(run.log_file_bytes >> 10));
+  std::printf(
+      "  %llu crash points, %llu crash states, %llu distinct and recovered, %llu crashes inside "
+      "recovery\n",
+      static_cast<Count>(run.points), static_cast<Count>(run.outcomes),
+      static_cast<Count>(run.distinct), static_cast<Count>(run.nested));
+  std::printf(
+      "  %llu commits (%llu relaxed), %llu rollbacks, %llu trees created, %llu dropped, %llu long "
+      "values\n",
+      static_cast<Count>(run.commits), static_cast<Count>(run.relaxed),
+      static_cast<Count>(run.rollbacks), static_cast<Count>(run.created),
+      static_cast<Count>(run.dropped), static_cast<Count>(run.long_values));
+  std::printf(
+      "  %llu checkpoints, %llu evicted, %llu splits, %llu merges, %llu purged, log %llu KiB in "
+      "%llu KiB of files\n",
+      static_cast<Count>(run.checkpoints), static_cast<Count>(run.evicted),
+      static_cast<Count>(run.splits), static_cast<Count>(run.merges),
+      static_cast<Count>(run.purged), static_cast<Count>(run.log_frame_bytes >> 10),
+      static_cast<Count>(run.log_file_bytes >> 10));
 }
 
 TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
@@ -36,7 +44,8 @@ TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
   CrashPlan plan;
   plan.every_nested = scale > 0;
   std::uint64_t distinct = 0, nested = 0;
-  for (plan.seed = first; plan.seed < first + kSeeds * std::max<std::uint64_t>(1, scale); ++plan.seed) {
+  for (plan.seed = first; plan.seed < first + kSeeds * std::max<std::uint64_t>(1, scale);
+       ++plan.seed) {
     std::printf("KESSAI_SEED=%llu\n", static_cast<Count>(plan.seed));
     const CrashRun run = EngineHarness(plan).run();
     print(run);
@@ -58,7 +67,8 @@ TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
     EXPECT_GT(run.purged, 50u);
     EXPECT_GT(run.log_frame_bytes, 2 * run.log_file_bytes) << "segments were not reused";
   }
-  std::printf("all: %llu distinct crash states, %llu nested\n", static_cast<Count>(distinct), static_cast<Count>(nested));
+  std::printf("all: %llu distinct crash states, %llu nested\n", static_cast<Count>(distinct),
+              static_cast<Count>(nested));
   EXPECT_GT(distinct, kSeeds * 1000);
 }
 

@@ -28,7 +28,8 @@ inline std::uint64_t number_from(const char* name, std::uint64_t fallback) {
 /// A process that uses the store on `disk`, without background threads. Destroying it is kill -9.
 class Process {
  public:
-  explicit Process(io::SimDisk& disk, std::uint64_t seed = 1) : disk_(&disk), random_(seed), directory_(disk.attach()) {
+  explicit Process(io::SimDisk& disk, std::uint64_t seed = 1)
+      : disk_(&disk), random_(seed), directory_(disk.attach()) {
     env_.directory = directory_.get();
     env_.clock = &clock;
     env_.random = &random_;
@@ -88,7 +89,8 @@ class Process {
 }
 
 /// The first difference, in words.
-[[nodiscard]] inline std::optional<std::string> difference(const Tables& found, const Tables& expected) {
+[[nodiscard]] inline std::optional<std::string> difference(const Tables& found,
+                                                           const Tables& expected) {
   for (const auto& [name, rows] : expected) {
     const auto it = found.find(name);
     if (it == found.end()) return "tree " + name + " is missing";
@@ -122,7 +124,8 @@ class Process {
   if (!report) return "check: " + report.error().message();
   for (const Damage& d : report->damage) {
     if (d.what.starts_with("superblock ")) continue;
-    return "check: " + d.what + " (" + d.file + ":" + std::to_string(d.offset) + " page " + std::to_string(d.page) + ")";
+    return "check: " + d.what + " (" + d.file + ":" + std::to_string(d.offset) + " page " +
+           std::to_string(d.page) + ")";
   }
   return std::nullopt;
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The log's crash harness: one seeded workload over several generations; at every disk operation the
-// power may fail with every outcome, recovery runs, and the power fails once more inside recovery.
+// The log's crash harness: one seeded workload over several generations; at every disk operation
+// the power may fail with every outcome, recovery runs, and the power fails once more inside
+// recovery.
 //
-// Oracle. The client's list of commits in LSN order, the largest LSN it was told is durable, and the
-// last two checkpoints it announced (low, F). What recovery reads from either `low` must be a prefix
-// of the list that holds everything acknowledged; a second recovery must read the same; a new generation's first
-// LSN must lie beyond every LSN ever handed out.
+// Oracle. The client's list of commits in LSN order, the largest LSN it was told is durable, and
+// the last two checkpoints it announced (low, F). What recovery reads from either `low` must be a
+// prefix of the list that holds everything acknowledged; a second recovery must read the same; a
+// new generation's first LSN must lie beyond every LSN ever handed out.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +18,8 @@
 namespace kessai::wal::test {
 
 struct CrashRun {
-  std::uint64_t states = 0;               ///< crash states recovered, nested ones included
-  std::optional<std::string> violation;   ///< the first one found
+  std::uint64_t states = 0;              ///< crash states recovered, nested ones included
+  std::optional<std::string> violation;  ///< the first one found
 };
 
 class CrashHarness {
@@ -30,7 +31,9 @@ class CrashHarness {
   }
 
   CrashRun run() {
-    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view) { power_may_fail(op, kind); });
+    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view) {
+      power_may_fail(op, kind);
+    });
     for (int generation = 0; generation < 5 && !run_.violation; ++generation) {
       {
         Machine machine(disk_, random_.next());
@@ -57,7 +60,8 @@ class CrashHarness {
   };
 
   void violate(const std::string& what) {
-    if (!run_.violation) run_.violation = "seed " + std::to_string(seed_) + " op " + std::to_string(op_) + ": " + what;
+    if (!run_.violation)
+      run_.violation = "seed " + std::to_string(seed_) + " op " + std::to_string(op_) + ": " + what;
   }
 
   Result<std::unique_ptr<Log>> reopen(Machine& machine) {
@@ -117,18 +121,21 @@ class CrashHarness {
       r = log.reserve(record.size());
     }
     if (!r) {
-      if (r.error() != Code::disk_full || log.low() >= log.tail()) violate("reserve: " + r.error().message());
+      if (r.error() != Code::disk_full || log.low() >= log.tail())
+        violate("reserve: " + r.error().message());
       return false;
     }
     handed_out_ = std::max(handed_out_, r->lsn);
-    if (kind == RecordKind::commit || kind == RecordKind::close) client_.commits.push_back({r->lsn, ops});
+    if (kind == RecordKind::commit || kind == RecordKind::close)
+      client_.commits.push_back({r->lsn, ops});
     last_ = *r;
     log.fill(*r, std::as_bytes(std::span(record)));
     log.applied(*r);
     return true;
   }
 
-  void part(Log& log, std::optional<CloseBuilder>& large, std::string& stream, std::uint64_t& hold) {
+  void part(Log& log, std::optional<CloseBuilder>& large, std::string& stream,
+            std::uint64_t& hold) {
     if (!large) {
       large.emplace();
       stream.clear();
@@ -141,7 +148,8 @@ class CrashHarness {
     stream += body;
   }
 
-  void close(Log& log, std::optional<CloseBuilder>& large, std::string& stream, std::uint64_t hold) {
+  void close(Log& log, std::optional<CloseBuilder>& large, std::string& stream,
+             std::uint64_t hold) {
     if (!large) return;
     std::string record;
     large->finish(record);
@@ -177,9 +185,12 @@ class CrashHarness {
       if (c.lsn > low) expected.push_back(c);
     if (read.size() > expected.size()) return "more commits than were made";
     for (std::size_t i = 0; i < read.size(); ++i)
-      if (!(read[i] == expected[i])) return "commit " + std::to_string(i) + " at LSN " + std::to_string(read[i].lsn) + " is not what was committed";
+      if (!(read[i] == expected[i]))
+        return "commit " + std::to_string(i) + " at LSN " + std::to_string(read[i].lsn) +
+               " is not what was committed";
     if (read.size() < expected.size() && expected[read.size()].lsn <= client_.acknowledged)
-      return "the acknowledged commit at LSN " + std::to_string(expected[read.size()].lsn) + " is lost";
+      return "the acknowledged commit at LSN " + std::to_string(expected[read.size()].lsn) +
+             " is lost";
     return std::nullopt;
   }
 
@@ -188,7 +199,9 @@ class CrashHarness {
     op_ = op;
     for (const io::CrashOutcome outcome : io::kCrashOutcomes) {
       const auto bad = crash_and_recover(disk_.survivor(outcome, random_.next()));
-      if (bad) return violate(std::string(io::outcome_name(outcome)) + " before " + std::string(kind) + ": " + *bad);
+      if (bad)
+        return violate(std::string(io::outcome_name(outcome)) + " before " + std::string(kind) +
+                       ": " + *bad);
       if (disk_.volatile_items() == 0) break;
     }
   }
@@ -235,7 +248,8 @@ class CrashHarness {
     return std::nullopt;
   }
 
-  std::optional<std::string> recovers_same(io::SimDisk& disk, Lsn low, const std::vector<Commit>& expected) {
+  std::optional<std::string> recovers_same(io::SimDisk& disk, Lsn low,
+                                           const std::vector<Commit>& expected) {
     Machine machine(disk, random_.next());
     auto r = recover(machine, low, client_.reach);
     if (!r) return r.error().message();
@@ -245,10 +259,13 @@ class CrashHarness {
 
   /// The run itself goes on from a crash state.
   void lose_power() {
-    io::SimDisk next = disk_.survivor(io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())], random_.next());
+    io::SimDisk next = disk_.survivor(io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())],
+                                      random_.next());
     disk_.set_observer({});
     disk_ = std::move(next);
-    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view) { power_may_fail(op, kind); });
+    disk_.set_observer([this](std::uint64_t op, std::string_view kind, std::string_view) {
+      power_may_fail(op, kind);
+    });
   }
 
   const std::uint64_t seed_;

@@ -27,9 +27,11 @@ TEST_P(LogMutants, AreFoundByTheCrashHarness) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Wal, LogMutants,
-                         ::testing::Values("skip_wal_flush", "ack_before_completion", "stale_salt_accepted",
-                                           "header_not_flushed", "segment_name_not_flushed", "footer_before_header",
-                                           "recycle_live_segment", "void_parts_applied", "lsn_reuse"),
+                         ::testing::Values("skip_wal_flush", "ack_before_completion",
+                                           "stale_salt_accepted", "header_not_flushed",
+                                           "segment_name_not_flushed", "footer_before_header",
+                                           "recycle_live_segment", "void_parts_applied",
+                                           "lsn_reuse"),
                          [](const auto& mutant) { return std::string(mutant.param); });
 
 }  // namespace

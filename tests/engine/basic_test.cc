@@ -80,13 +80,16 @@ TEST(Engine, PutGetRemoveRoundTrip) {
 
 TEST(Engine, CommittedRowsSurviveCleanCloseAndPowerLoss) {
   World w;
-  for (int i = 0; i < 500; ++i) ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
+  for (int i = 0; i < 500; ++i)
+    ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
   w.reopen_clean();
   EXPECT_TRUE(w.db->info().clean);
-  for (int i = 500; i < 1000; ++i) ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
+  for (int i = 500; i < 1000; ++i)
+    ASSERT_TRUE(w.db->put(w.main, key(i), std::string(i % 300, 'v')).has_value());
   w.reopen_after_power_loss();
   EXPECT_FALSE(w.db->info().clean);
-  for (int i = 0; i < 1000; ++i) ASSERT_EQ(w.db->get(w.main, key(i)).value(), std::string(i % 300, 'v')) << i;
+  for (int i = 0; i < 1000; ++i)
+    ASSERT_EQ(w.db->get(w.main, key(i)).value(), std::string(i % 300, 'v')) << i;
   EXPECT_EQ(w.db->tree_info(w.main).value().records, 1000u);
   const auto report = w.db->check().value();
   for (const auto& d : report.damage) ADD_FAILURE() << d.page << " " << d.what;
@@ -97,7 +100,8 @@ TEST(Engine, LongValuesAndLargeCommitsSurvive) {
   const std::string big(300000, 'B');
   ASSERT_TRUE(w.db->put(w.main, "big", big).has_value());
   auto txn = w.db->begin().value();
-  for (int i = 0; i < 3000; ++i) ASSERT_TRUE(txn.put(w.main, key(i), std::string(200, 'x')).has_value());
+  for (int i = 0; i < 3000; ++i)
+    ASSERT_TRUE(txn.put(w.main, key(i), std::string(200, 'x')).has_value());
   ASSERT_TRUE(txn.put(w.main, "big2", big + "2").has_value());
   ASSERT_TRUE(txn.commit().has_value());
   w.reopen_after_power_loss();
@@ -169,10 +173,12 @@ TEST(Engine, OwnWritesShowInReadsAndScans) {
   EXPECT_EQ(t.insert(w.main, key(99), "x").error(), Code::key_exists);
   EXPECT_EQ(t.get(w.main, key(4)).error(), Code::not_found);
   std::string seen;
-  for (auto c = t.scan(w.main, {}); c.next();) seen += std::string(c.key()).substr(5) + std::string(c.value()).substr(0, 1) + " ";
+  for (auto c = t.scan(w.main, {}); c.next();)
+    seen += std::string(c.key()).substr(5) + std::string(c.value()).substr(0, 1) + " ";
   EXPECT_EQ(seen, "000s 001m 002m 006s 008s 099m ");
   seen.clear();
-  for (auto c = t.scan(w.main, {.from = key(1), .to = key(99), .reverse = true}); c.next();) seen += std::string(c.key()).substr(5) + " ";
+  for (auto c = t.scan(w.main, {.from = key(1), .to = key(99), .reverse = true}); c.next();)
+    seen += std::string(c.key()).substr(5) + " ";
   EXPECT_EQ(seen, "008 006 002 001 ");
   ASSERT_TRUE(t.rollback().has_value());
   EXPECT_EQ(w.db->get(w.main, key(2)).value(), "stored");
@@ -185,7 +191,8 @@ TEST(Engine, TreesAreCreatedDroppedAndNeverReused) {
   EXPECT_EQ(w.db->tree(std::string(256, 'n')).error(), Code::bad_tree_name);
   Tree t = w.db->tree("t", {.create = true}).value();
   const auto id = t.id();
-  for (int i = 0; i < 2000; ++i) ASSERT_TRUE(w.db->put(t, key(i), "v", Durability::relaxed).has_value());
+  for (int i = 0; i < 2000; ++i)
+    ASSERT_TRUE(w.db->put(t, key(i), "v", Durability::relaxed).has_value());
   w.reopen_after_power_loss(io::CrashOutcome::all);
   t = w.db->tree("t").value();
   EXPECT_EQ(t.id(), id);
@@ -206,7 +213,8 @@ TEST(Engine, TreesAreCreatedDroppedAndNeverReused) {
 TEST(Engine, BadArgumentsAreTypedErrors) {
   World w;
   EXPECT_EQ(w.db->put(w.main, std::string(1025, 'k'), "v").error(), Code::key_too_long);
-  EXPECT_EQ(w.db->put(w.main, "k", std::string(kMaxValueBytes + 1, 'v')).error(), Code::value_too_long);
+  EXPECT_EQ(w.db->put(w.main, "k", std::string(kMaxValueBytes + 1, 'v')).error(),
+            Code::value_too_long);
   EXPECT_TRUE(w.db->put(w.main, std::string(1024, 'k'), "").has_value());
   EXPECT_TRUE(w.db->put(w.main, "", "empty key").has_value());
   EXPECT_EQ(w.db->get(w.main, "").value(), "empty key");

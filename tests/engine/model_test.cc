@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: whatever is called in whatever order, each answer is the one of a multi-version map keyed by
-// commit LSN: reads at the transaction's snapshot merged with its own writes, write_conflict exactly
-// when a newer version exists, locks exactly until the end, commits all or nothing over reopening and
-// power loss (acknowledged ones always, relaxed ones as a prefix). Method: one thread drives random
-// calls on the simulated disk, several transactions open at once, and asks the model what each call
-// must answer. The same calls under other memory, log and undo options must leave the same trail.
+// Goal: whatever is called in whatever order, each answer is the one of a multi-version map keyed
+// by commit LSN: reads at the transaction's snapshot merged with its own writes, write_conflict
+// exactly when a newer version exists, locks exactly until the end, commits all or nothing over
+// reopening and power loss (acknowledged ones always, relaxed ones as a prefix). Method: one thread
+// drives random calls on the simulated disk, several transactions open at once, and asks the model
+// what each call must answer. The same calls under other memory, log and undo options must leave
+// the same trail.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -75,13 +76,18 @@ struct Shape {
 
 class Walk {
  public:
-  Walk(std::uint64_t seed, const Shape& shape) : shape_(shape), disk_(seed, shape.block), random_(seed) {
-    for (unsigned i = 0; i < 60; ++i) universe_.push_back("k" + std::to_string(random_.below(1000)));
-    for (unsigned i = 0; i < 30; ++i) universe_.push_back("prefix/" + std::string(random_.below(4), 'x') + std::to_string(i));
-    for (const char* odd : {"", "p", "prefix", "prefix/", "\xff", "\xff\xff"}) universe_.emplace_back(odd);
+  Walk(std::uint64_t seed, const Shape& shape)
+      : shape_(shape), disk_(seed, shape.block), random_(seed) {
+    for (unsigned i = 0; i < 60; ++i)
+      universe_.push_back("k" + std::to_string(random_.below(1000)));
+    for (unsigned i = 0; i < 30; ++i)
+      universe_.push_back("prefix/" + std::string(random_.below(4), 'x') + std::to_string(i));
+    for (const char* odd : {"", "p", "prefix", "prefix/", "\xff", "\xff\xff"})
+      universe_.emplace_back(odd);
     universe_.emplace_back("a\0b", 3);
     universe_.emplace_back("a\0", 2);
-    for (unsigned i = 0; i < 8; ++i) universe_.push_back(std::string(900 + 15 * i, static_cast<char>('a' + i)));
+    for (unsigned i = 0; i < 8; ++i)
+      universe_.push_back(std::string(900 + 15 * i, static_cast<char>('a' + i)));
     universe_.push_back(std::string(kMaxKeyBytes, '\xfe'));
     options_.create = true;
     options_.memory = shape.memory;
@@ -102,7 +108,8 @@ class Walk {
   [[nodiscard]] unsigned count(const std::string& what) { return counts_[what]; }
 
  private:
-  // ---- the store and its life --------------------------------------------------------------------
+  // ---- the store and its life
+  // --------------------------------------------------------------------
 
   void open() {
     directory_ = disk_.attach();
@@ -133,7 +140,9 @@ class Walk {
   }
 
   void lose_power() {
-    const auto outcome = shape_.relaxed ? io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())] : io::CrashOutcome::none;
+    const auto outcome = shape_.relaxed
+                             ? io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())]
+                             : io::CrashOutcome::none;
     SCOPED_TRACE(std::string(io::outcome_name(outcome)));
     ++counts_["power loss"];
     io::SimDisk after = disk_.survivor(outcome, random_.next());
@@ -144,14 +153,17 @@ class Walk {
     if (testing::Test::HasFatalFailure()) return;
     // What is there now is the model at some commit not older than the last acknowledged one.
     const std::array<Rows, kTrees> found{stored(0), stored(1)};
-    const auto matches = [&](Lsn w) { return model_[0].rows(w) == found[0] && model_[1].rows(w) == found[1]; };
+    const auto matches = [&](Lsn w) {
+      return model_[0].rows(w) == found[0] && model_[1].rows(w) == found[1];
+    };
     auto at = commits_.rbegin();
     while (at != commits_.rend() && *at >= acknowledged_ && !matches(*at)) ++at;
     const Lsn survived = at == commits_.rend() ? 0 : *at;
     ASSERT_TRUE(survived >= acknowledged_ && matches(survived))
         << "acknowledged up to " << acknowledged_ << ", committed up to " << last_commit_
         << difference(0, found[0], acknowledged_) << difference(1, found[1], acknowledged_);
-    counts_["lost"] += static_cast<unsigned>(commits_.end() - std::upper_bound(commits_.begin(), commits_.end(), survived));
+    counts_["lost"] += static_cast<unsigned>(
+        commits_.end() - std::upper_bound(commits_.begin(), commits_.end(), survived));
     for (auto& m : model_) m.cut(survived);
     commits_.erase(std::upper_bound(commits_.begin(), commits_.end(), survived), commits_.end());
     last_commit_ = acknowledged_ = survived;
@@ -166,9 +178,11 @@ class Walk {
              std::to_string(row.second.second) + " " + row.second.first.substr(0, 12);
     };
     for (const auto& row : expected)
-      if (const auto f = found.find(row.first); f == found.end() || f->second != row.second) tell(" expected ", row);
+      if (const auto f = found.find(row.first); f == found.end() || f->second != row.second)
+        tell(" expected ", row);
     for (const auto& row : found)
-      if (const auto e = expected.find(row.first); e == expected.end() || e->second != row.second) tell(" found ", row);
+      if (const auto e = expected.find(row.first); e == expected.end() || e->second != row.second)
+        tell(" found ", row);
     return out;
   }
 
@@ -211,7 +225,8 @@ class Walk {
     EXPECT_EQ(s.locks_held, locks);
   }
 
-  // ---- the model's view --------------------------------------------------------------------------
+  // ---- the model's view
+  // --------------------------------------------------------------------------
 
   void note(std::string_view text) {
     trail_ += text;
@@ -235,11 +250,14 @@ class Walk {
     const Stats s = db_->stats();
     return std::min(s.applied_lsn, s.durable_lsn);
   }
-  [[nodiscard]] bool locked_by_another(const OpenTransaction* me, unsigned t, const std::string& key) const {
-    return std::any_of(open_.begin(), open_.end(),
-                       [&](const OpenTransaction& o) { return &o != me && o.locked[t].contains(key); });
+  [[nodiscard]] bool locked_by_another(const OpenTransaction* me, unsigned t,
+                                       const std::string& key) const {
+    return std::any_of(open_.begin(), open_.end(), [&](const OpenTransaction& o) {
+      return &o != me && o.locked[t].contains(key);
+    });
   }
-  void commit_in_model(Lsn lsn, unsigned t, const std::string& key, std::optional<std::string> value) {
+  void commit_in_model(Lsn lsn, unsigned t, const std::string& key,
+                       std::optional<std::string> value) {
     model_[t].keys[key][lsn] = std::move(value);
   }
   void committed(Lsn lsn) {
@@ -248,18 +266,24 @@ class Walk {
     commits_.push_back(lsn);
   }
 
-  // ---- steps -------------------------------------------------------------------------------------
+  // ---- steps
+  // -------------------------------------------------------------------------------------
 
   unsigned pick_tree() { return static_cast<unsigned>(random_.below(8) == 0 ? 1 : 0); }
   const std::string& pick_key() { return universe_[random_.below(universe_.size())]; }
   std::string pick_value() {
     static constexpr std::array<std::size_t, 8> kSizes{0, 20, 60, 200, 500, 1100, 3000, 40000};
-    const std::size_t most = random_.below(12) == 0 ? kSizes[random_.below(8)] : kSizes[random_.below(5)];
-    std::string v(most == 0 ? 0 : random_.below(most) + 1, static_cast<char>('a' + random_.below(26)));
-    return v.replace(0, std::min<std::size_t>(v.size(), 8), std::to_string(random_.below(100'000'000)).substr(0, v.size()));
+    const std::size_t most =
+        random_.below(12) == 0 ? kSizes[random_.below(8)] : kSizes[random_.below(5)];
+    std::string v(most == 0 ? 0 : random_.below(most) + 1,
+                  static_cast<char>('a' + random_.below(26)));
+    return v.replace(0, std::min<std::size_t>(v.size(), 8),
+                     std::to_string(random_.below(100'000'000)).substr(0, v.size()));
   }
   Range pick_range() {
-    Range r = random_.below(4) == 0 ? Range::prefix(std::string(pick_key()).substr(0, 1 + random_.below(7))) : Range{};
+    Range r = random_.below(4) == 0
+                  ? Range::prefix(std::string(pick_key()).substr(0, 1 + random_.below(7)))
+                  : Range{};
     if (r.from.empty()) {
       if (random_.below(2) == 0) r.from = pick_key();
       if (random_.below(2) == 0) r.to = pick_key();
@@ -288,7 +312,8 @@ class Walk {
   void begin() {
     BeginOptions b;
     b.read_only = random_.below(5) == 0;
-    b.durability = shape_.relaxed && random_.below(2) == 0 ? Durability::relaxed : Durability::durable;
+    b.durability =
+        shape_.relaxed && random_.below(2) == 0 ? Durability::relaxed : Durability::durable;
     auto txn = db_->begin(b);
     ASSERT_TRUE(answers("begin", txn, {}, true));
     OpenTransaction o(std::move(*txn));
@@ -304,7 +329,9 @@ class Walk {
   }
 
   /// Rows that `o` (or a one-call read) sees in a range, in scan order; own writes have LSN 0.
-  std::vector<std::pair<std::string, std::pair<std::string, Lsn>>> visible(const OpenTransaction* o, unsigned t, const Range& r) {
+  std::vector<std::pair<std::string, std::pair<std::string, Lsn>>> visible(const OpenTransaction* o,
+                                                                           unsigned t,
+                                                                           const Range& r) {
     Rows rows = model_[t].rows(o != nullptr ? o->w : one_call_snapshot());
     if (o != nullptr) {
       for (const auto& [key, own] : o->own[t]) {
@@ -380,11 +407,18 @@ class Walk {
     std::string existing;
     Result<void> got;
     Result<std::string> row = fail(Code::not_found);
-    if (kind < 5) got = o.txn.put(tree, key, value);
-    else if (kind < 7) got = o.txn.insert(tree, key, value, &existing);
-    else if (kind < 9) got = o.txn.remove(tree, key);
-    else row = o.txn.get_for_update(tree, key);
-    const char* what = kind < 5 ? "put" : kind < 7 ? "insert" : kind < 9 ? "remove" : "get_for_update";
+    if (kind < 5)
+      got = o.txn.put(tree, key, value);
+    else if (kind < 7)
+      got = o.txn.insert(tree, key, value, &existing);
+    else if (kind < 9)
+      got = o.txn.remove(tree, key);
+    else
+      row = o.txn.get_for_update(tree, key);
+    const char* what = kind < 5   ? "put"
+                       : kind < 7 ? "insert"
+                       : kind < 9 ? "remove"
+                                  : "get_for_update";
     if (kind >= 9 && !row) got = std::unexpected(row.error());
     if (!got && !o.failed && forgiven(&o, got.error())) {
       if (!locked_by_another(&o, t, key)) o.locked[t].insert(key);
@@ -422,7 +456,8 @@ class Walk {
       EXPECT_TRUE(*row == *current);
       return note(*row);
     }
-    if (own == o.own[t].end()) own = o.own[t].emplace(key, OpenTransaction::Own{{}, newest.has_value()}).first;
+    if (own == o.own[t].end())
+      own = o.own[t].emplace(key, OpenTransaction::Own{{}, newest.has_value()}).first;
     own->second.value = kind < 7 ? std::optional(value) : std::nullopt;
   }
 
@@ -488,13 +523,15 @@ class Walk {
       EXPECT_EQ(*got, lsn);
       return note(value);
     }
-    const auto how = shape_.relaxed && random_.below(2) == 0 ? Durability::relaxed : Durability::durable;
+    const auto how =
+        shape_.relaxed && random_.below(2) == 0 ? Durability::relaxed : Durability::durable;
     const std::string value = pick_value();
     const auto got = kind < 3    ? db_->put(trees_[t], key, value, how)
                      : kind == 3 ? db_->insert(trees_[t], key, value, how)
                                  : db_->remove(trees_[t], key, how);
     const char* what = kind < 3 ? "db.put" : kind == 3 ? "db.insert" : "db.remove";
-    if (locked_by_another(nullptr, t, key)) return (void)answers(what, got, Code::self_deadlock, false);
+    if (locked_by_another(nullptr, t, key))
+      return (void)answers(what, got, Code::self_deadlock, false);
     const auto [lsn, newest] = model_[t].at(key, kNow);
     if (kind == 3 && newest) acknowledge(lsn);
     const bool ok = kind < 3 || (kind == 3) == !newest;
@@ -506,7 +543,8 @@ class Walk {
 
   void look_up_many(unsigned t) {
     std::vector<std::string> keys(random_.below(100));
-    for (auto& k : keys) k = random_.below(10) == 0 ? "absent" + std::to_string(random_.below(100)) : pick_key();
+    for (auto& k : keys)
+      k = random_.below(10) == 0 ? "absent" + std::to_string(random_.below(100)) : pick_key();
     const std::vector<std::string_view> views(keys.begin(), keys.end());
     std::vector<Lookup> out(keys.size() + random_.below(2));
     const Lsn w = one_call_snapshot();
@@ -566,8 +604,9 @@ std::vector<std::uint64_t> seeds(std::uint64_t from, unsigned n) {
 
 void drive(std::uint64_t from, unsigned n, const Shape& shape) {
   std::map<std::string, unsigned> sum;
-  const char* must[] = {"write_conflict", "self_deadlock", "key_exists", "not_found", "scan reverse", "multi_get",
-                        "reopen", "power loss", "commit", "rollback", "get_for_update"};
+  const char* must[] = {"write_conflict", "self_deadlock", "key_exists",    "not_found",
+                        "scan reverse",   "multi_get",     "reopen",        "power loss",
+                        "commit",         "rollback",      "get_for_update"};
   for (const auto seed : seeds(from, n)) {
     SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed));
     Walk walk(seed, shape);
@@ -597,14 +636,16 @@ TEST(EngineModel, OptionsDoNotChangeAnswers) {
   for (const auto seed : seeds(5000, 2)) {
     SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed));
     std::string first;
-    for (const Shape& shape : {Shape{.relaxed = false}, Shape{.memory = 1_MiB, .relaxed = false},
-                               Shape{.wal_limit = 512_KiB, .relaxed = false},
-                               Shape{.memory = 32_MiB, .wal_limit = 256_MiB, .block = 512, .relaxed = false}}) {
+    for (const Shape& shape :
+         {Shape{.relaxed = false}, Shape{.memory = 1_MiB, .relaxed = false},
+          Shape{.wal_limit = 512_KiB, .relaxed = false},
+          Shape{.memory = 32_MiB, .wal_limit = 256_MiB, .block = 512, .relaxed = false}}) {
       Walk walk(seed, shape);
       walk.run(1500);
       if (testing::Test::HasFailure()) return;
       if (first.empty()) first = walk.trail();
-      EXPECT_TRUE(walk.trail() == first) << "memory " << shape.memory << " wal_limit " << shape.wal_limit;
+      EXPECT_TRUE(walk.trail() == first)
+          << "memory " << shape.memory << " wal_limit " << shape.wal_limit;
     }
   }
 }

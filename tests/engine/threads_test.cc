@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: what one thread is promised holds with many: transactions are atomic for every snapshot, one
-// inserter wins, answers are durable, trees and the database may go away under their users, and
+// Goal: what one thread is promised holds with many: transactions are atomic for every snapshot,
+// one inserter wins, answers are durable, trees and the database may go away under their users, and
 // every counter returns to zero. Method: real threads with bounded work on a real directory and on
 // the simulated disk, engine threads on, small memory and log so that evictions and checkpoints run
 // beside. Values name their tree, key and version, so a wrong row cannot pass. Built for TSan.
@@ -69,7 +69,9 @@ class Threads : public testing::TestWithParam<Where> {
 };
 
 INSTANTIATE_TEST_SUITE_P(, Threads, testing::Values(Where::disk, Where::simulated),
-                         [](const auto& p) { return p.param == Where::disk ? "Disk" : "Simulated"; });
+                         [](const auto& p) {
+                           return p.param == Where::disk ? "Disk" : "Simulated";
+                         });
 
 /// Runs `body(thread number, random)` on `n` threads; the destructor joins.
 class Crew {
@@ -139,7 +141,8 @@ void expect_sound(Database& db) {
   for (const auto& d : report->damage) ADD_FAILURE() << d.page << " " << d.what;
 }
 
-// ---- transfers -----------------------------------------------------------------------------------
+// ---- transfers
+// -----------------------------------------------------------------------------------
 
 constexpr unsigned kAccounts = 16;
 constexpr long kStart = 1000;
@@ -223,7 +226,8 @@ TEST_P(Threads, EverySnapshotSeesWholeTransfers) {
   expect_sound(again);
 }
 
-// ---- one winner ----------------------------------------------------------------------------------
+// ---- one winner
+// ----------------------------------------------------------------------------------
 
 TEST_P(Threads, OneInserterWinsAndLosersGetItsDurableRow) {
   constexpr unsigned kThreads = 4, kRounds = 60;
@@ -272,7 +276,8 @@ TEST_P(Threads, OneInserterWinsAndLosersGetItsDurableRow) {
   expect_sound(db);
 }
 
-// ---- tickets -------------------------------------------------------------------------------------
+// ---- tickets
+// -------------------------------------------------------------------------------------
 
 TEST_P(Threads, TicketsAnswerByPollWaitAndCallback) {
   constexpr unsigned kThreads = 4, kCommits = 60;
@@ -300,7 +305,8 @@ TEST_P(Threads, TicketsAnswerByPollWaitAndCallback) {
           break;
         case 2:
           expected.fetch_add(1);
-          ticket.on_durable([&called](Result<void> r) { called.fetch_add(r.has_value() ? 1 : 1000); });
+          ticket.on_durable(
+              [&called](Result<void> r) { called.fetch_add(r.has_value() ? 1 : 1000); });
           continue;
         default:
           continue;  // forgotten: durable all the same
@@ -318,7 +324,8 @@ TEST_P(Threads, TicketsAnswerByPollWaitAndCallback) {
   expect_quiet(db);
 }
 
-// ---- readers beside everything ---------------------------------------------------------------------
+// ---- readers beside everything
+// ---------------------------------------------------------------------
 
 TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
   constexpr unsigned kWriters = 2, kKeys = 600, kChanges = 1000;
@@ -403,7 +410,8 @@ TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
   for (auto& part : truth) all.merge(part);
   const auto compare = [&](Database& with) {
     std::map<std::string, std::string> stored;
-    for (auto c = with.scan(with.tree("main").value(), {}); c.next();) stored.emplace(c.key(), c.value());
+    for (auto c = with.scan(with.tree("main").value(), {}); c.next();)
+      stored.emplace(c.key(), c.value());
     EXPECT_TRUE(stored == all) << stored.size() << " rows, not " << all.size();
     expect_sound(with);
   };
@@ -414,8 +422,8 @@ TEST_P(Threads, ReadersBesideWritersEvictionsAndCheckpoints) {
 }
 
 // Before-images are needed all the time (relaxed commits run ahead of what is durable) and are
-// collected under pressure, between the snapshots and by killing the oldest: a row that always exists
-// is found by every one-call read.
+// collected under pressure, between the snapshots and by killing the oldest: a row that always
+// exists is found by every one-call read.
 TEST_P(Threads, TinyUndoMemoryKillsOldSnapshotsButLosesNoRow) {
   constexpr unsigned kHot = 8, kKeys = 500, kUpdates = 1500;
   place.options.undo_memory = 256_KiB;
@@ -455,7 +463,8 @@ TEST_P(Threads, TinyUndoMemoryKillsOldSnapshotsButLosesNoRow) {
         const auto again = old.get(t, key(0));
         if (first.empty() && again) first = *again;
         alive = again.has_value();
-        ASSERT_TRUE(alive ? *again == first : again.error() == Code::snapshot_too_old && again.error().retryable());
+        ASSERT_TRUE(alive ? *again == first
+                          : again.error() == Code::snapshot_too_old && again.error().retryable());
       }
       if (writing.load() != 0) too_old.fetch_add(1);
       ASSERT_TRUE(old.rollback().has_value());
@@ -467,7 +476,8 @@ TEST_P(Threads, TinyUndoMemoryKillsOldSnapshotsButLosesNoRow) {
   expect_quiet(db);
 }
 
-// ---- own commits ---------------------------------------------------------------------------------
+// ---- own commits
+// ---------------------------------------------------------------------------------
 
 TEST_P(Threads, ReturnedCommitsAreSeenByEveryThread) {
   constexpr unsigned kThreads = 4, kRounds = 60;
@@ -509,7 +519,8 @@ TEST_P(Threads, ReturnedCommitsAreSeenByEveryThread) {
   expect_quiet(db);
 }
 
-// ---- things that go away ---------------------------------------------------------------------------
+// ---- things that go away
+// ---------------------------------------------------------------------------
 
 TEST_P(Threads, TreesComeAndGoUnderTheirUsers) {
   constexpr unsigned kNames = 3, kDrops = 25;
@@ -518,7 +529,9 @@ TEST_P(Threads, TreesComeAndGoUnderTheirUsers) {
   std::atomic<bool> dropping{true};
   const auto name = [](std::uint64_t i) { return "tree" + std::to_string(i); };
   // Rows name the tree they are in, by its id, which is never reused.
-  const auto label = [](const Tree& t, std::uint64_t i) { return std::to_string(t.id()) + "/" + key(i); };
+  const auto label = [](const Tree& t, std::uint64_t i) {
+    return std::to_string(t.id()) + "/" + key(i);
+  };
   const auto gone = [](const Error& e) { return e == Code::tree_not_found; };
   Crew crew(seed);
   crew.start(1, [&](unsigned, io::SeededRandom& random) {
@@ -549,15 +562,18 @@ TEST_P(Threads, TreesComeAndGoUnderTheirUsers) {
       if (held.empty()) continue;
       const Tree& t = held[random.below(held.size())];
       const auto i = random.below(60);
-      const auto put = db.put(t, key(i), row(label(t, i), 2, random.below(20) == 0 ? 9000 : 300), Durability::relaxed);
+      const auto put = db.put(t, key(i), row(label(t, i), 2, random.below(20) == 0 ? 9000 : 300),
+                              Durability::relaxed);
       ASSERT_TRUE(put || gone(put.error())) << put.error().message();
       std::string value, existing;
       const auto got = db.get(t, key(i), value);
       if (got) (void)version_in(label(t, i), value);
-      ASSERT_TRUE(got || gone(got.error()) || got.error() == Code::not_found) << got.error().message();
+      ASSERT_TRUE(got || gone(got.error()) || got.error() == Code::not_found)
+          << got.error().message();
       auto txn = db.begin().value();
       const auto inserted = txn.insert(t, key(i), row(label(t, i), 3), &existing);
-      if (!inserted && inserted.error() == Code::key_exists) (void)version_in(label(t, i), existing);
+      if (!inserted && inserted.error() == Code::key_exists)
+        (void)version_in(label(t, i), existing);
       ASSERT_TRUE(inserted || gone(inserted.error()) || inserted.error() == Code::key_exists ||
                   inserted.error() == Code::write_conflict)
           << inserted.error().message();
@@ -573,7 +589,8 @@ TEST_P(Threads, TreesComeAndGoUnderTheirUsers) {
       Lookup out[2];
       const auto many = db.multi_get(t, keys, out);
       ASSERT_TRUE(many || gone(many.error())) << many.error().message();
-      for (const auto& o : out) ASSERT_TRUE(o.found || o.code == Code::not_found) << code_name(o.code);
+      for (const auto& o : out)
+        ASSERT_TRUE(o.found || o.code == Code::not_found) << code_name(o.code);
       if (out[0].found && many) (void)version_in(label(t, 1), out[0].value);
     }
   });
@@ -596,7 +613,8 @@ TEST_P(Threads, ClosingUnderWorkingThreadsKeepsWhatWasAnswered) {
     Crew crew(seed + round);
     crew.start(kThreads, [&](unsigned n, io::SeededRandom& random) {
       for (unsigned i = 0;; ++i) {
-        const std::string k = std::to_string(round) + "-" + std::to_string(n) + "-" + std::to_string(i);
+        const std::string k =
+            std::to_string(round) + "-" + std::to_string(n) + "-" + std::to_string(i);
         Result<void> done;
         auto txn = db.begin();
         if (i % 3 == 0) {
@@ -648,7 +666,8 @@ TEST_P(Threads, ClosingUnderWorkingThreadsKeepsWhatWasAnswered) {
   }
 }
 
-// ---- several databases ---------------------------------------------------------------------------
+// ---- several databases
+// ---------------------------------------------------------------------------
 
 TEST_P(Threads, TwoDatabasesInOneProcessDoNotMeet) {
   constexpr unsigned kRounds = 40;
@@ -681,7 +700,9 @@ TEST_P(Threads, OpeningAndClosingAgainAndAgain) {
     Database db = place.open();
     const Tree t = db.tree("main").value();
     for (unsigned j = 0; j < i; ++j) ASSERT_EQ(version_in(key(j), db.get(t, key(j)).value()), j);
-    ASSERT_TRUE(db.put(t, key(i), row(key(i), i), i % 2 == 0 ? Durability::durable : Durability::relaxed).has_value());
+    ASSERT_TRUE(
+        db.put(t, key(i), row(key(i), i), i % 2 == 0 ? Durability::durable : Durability::relaxed)
+            .has_value());
     ASSERT_TRUE(i % 3 != 0 || db.close().has_value());  // else the destructor closes
   }
 }

@@ -17,7 +17,8 @@ inline constexpr const char* kFirstFile = "wal-00.kessai";
 
 /// `count` commits, each a frame of its own; then optionally the idle hint.
 inline std::vector<Commit> write_frames(io::SimDisk& disk, int count, bool hint,
-                                        const LogOptions& options = small_options(), std::size_t size = 200) {
+                                        const LogOptions& options = small_options(),
+                                        std::size_t size = 200) {
   Machine machine(disk);
   std::vector<Commit> commits;
   auto log = Log::create(machine.env, kStore, options);
@@ -32,7 +33,8 @@ inline std::vector<Commit> write_frames(io::SimDisk& disk, int count, bool hint,
   return commits;
 }
 
-/// Damage to an acknowledged frame is reported, never cut off, once a later frame or hint knows of it.
+/// Damage to an acknowledged frame is reported, never cut off, once a later frame or hint knows of
+/// it.
 inline Verdict damage_below_a_hint_is_reported() {
   for (int damaged = 0; damaged < 5; ++damaged) {
     io::SimDisk disk(5);
@@ -41,7 +43,8 @@ inline Verdict damage_below_a_hint_is_reported() {
     Machine machine(disk, 8);
     auto r = recover(machine);
     if (r) return "frame " + std::to_string(damaged) + " was cut off silently";
-    if (r.error() != Code::log_damaged || r.error().detail().path.empty() || r.error().detail().lsn == 0 ||
+    if (r.error() != Code::log_damaged || r.error().detail().path.empty() ||
+        r.error().detail().lsn == 0 ||
         r.error().detail().offset != (2 + static_cast<std::uint64_t>(damaged)) * 4096)
       return "unhelpful error: " + r.error().message();
   }
@@ -60,7 +63,8 @@ inline Verdict read_errors_never_end_the_log() {
     Machine machine(copy, 9);
     auto r = recover(machine);
     done = copy.faults_fired() == 0;
-    if (!done && r) return "EIO at read " + std::to_string(reads) + " was taken for the end of the log";
+    if (!done && r)
+      return "EIO at read " + std::to_string(reads) + " was taken for the end of the log";
     if (!done && r.error() != Code::io_error) return "read error became " + r.error().message();
     if (done && (!r || r->commits != commits)) return "the log does not read back without faults";
     if (r) r->reader.reset();
@@ -73,8 +77,9 @@ inline Verdict read_errors_never_end_the_log() {
   return std::nullopt;
 }
 
-/// A value that contains a well-formed frame (best guess of an attacker who knows the format) changes
-/// nothing when the frame around it is torn: it must neither be read nor look like lost data.
+/// A value that contains a well-formed frame (best guess of an attacker who knows the format)
+/// changes nothing when the frame around it is torn: it must neither be read nor look like lost
+/// data.
 inline Verdict frames_inside_values_mean_nothing() {
   io::SimDisk disk(12);
   Lsn end = 0;
@@ -87,8 +92,14 @@ inline Verdict frames_inside_values_mean_nothing() {
     end = a->lsn;
     // Frame block 3; the value covers blocks 4 and 5 wholly. It imitates a later frame with a hint.
     std::vector<std::byte> fake(4096);
-    FrameHeader h{.generation = 1, .first = end + 100, .payload = 0, .records = 0, .hint = end + 50,
-                  .previous = 0, .segment = 1, .checksum = {}};
+    FrameHeader h{.generation = 1,
+                  .first = end + 100,
+                  .payload = 0,
+                  .records = 0,
+                  .hint = end + 50,
+                  .previous = 0,
+                  .segment = 1,
+                  .checksum = {}};
     seal_frame(h, Salt(), fake);
     std::string ops(3 * 4096, 'v');
     const std::size_t at = 4096 - kFrameHeader - kRecordHeader;

@@ -21,7 +21,9 @@ class WalDamageMutants : public ::testing::Test {
   }
 };
 
-TEST_F(WalDamageMutants, HintIgnored) { expect_found("hint_ignored", damage_below_a_hint_is_reported); }
+TEST_F(WalDamageMutants, HintIgnored) {
+  expect_found("hint_ignored", damage_below_a_hint_is_reported);
+}
 TEST_F(WalDamageMutants, EioIsEnd) { expect_found("eio_is_end", read_errors_never_end_the_log); }
 TEST_F(WalDamageMutants, NoGenerationSalt) {
   expect_found("no_generation_salt", frames_inside_values_mean_nothing);

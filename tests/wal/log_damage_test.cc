@@ -65,12 +65,15 @@ TEST(WalDamage, EveryCutOfTheLastFrameIsCutOff) {
     auto r = recover(machine);
     ASSERT_TRUE(r) << cut;
     ASSERT_EQ(r->end.lsn, commits[0].lsn) << cut;
-    if (cut >= kFrameHeader) { ASSERT_TRUE(r->end.torn) << cut; }
+    if (cut >= kFrameHeader) {
+      ASSERT_TRUE(r->end.torn) << cut;
+    }
   }
 }
 
-// Goal: no single bit of a segment goes unchecked: flipped anywhere in headers, frames, padding
-// or the rest, recovery gives all commits, or the commits before the flipped frame, or refuses.
+// Goal: no single bit of a segment goes unchecked: flipped anywhere in headers, frames,
+// padding or the rest, recovery gives all commits, or the commits before the flipped frame, or
+// refuses.
 TEST(WalDamage, NoSingleBitChangesWhatIsRead) {
   io::SimDisk disk(23);
   const auto commits = write_frames(disk, 4, true);
@@ -87,12 +90,14 @@ TEST(WalDamage, NoSingleBitChangesWhatIsRead) {
     auto r = recover(machine);
     const bool frames = block >= 2 && block < 6;
     ASSERT_EQ(r.has_value(), !frames) << "bit " << bit << (r ? "" : r.error().message());
-    if (r) { ASSERT_EQ(r->commits, commits) << "bit " << bit; }
+    if (r) {
+      ASSERT_EQ(r->commits, commits) << "bit " << bit;
+    }
   }
 }
 
-// Goal: a sealed segment (footer) in the middle must be whole. Method: truncate, delete, or damage
-// each file of a log of several segments.
+// Goal: a sealed segment (footer) in the middle must be whole. Method: truncate, delete, or
+// damage each file of a log of several segments.
 TEST(WalDamage, SealedSegmentsMustBeWhole) {
   io::SimDisk disk(24);
   const auto commits = write_frames(disk, 150, true);
@@ -158,8 +163,8 @@ TEST(WalDamage, AGenerationWithBothHeadersGoneIsMissed) {
   }
 }
 
-// Goal: files that are not ours: empty, short and garbage ones are taken as unused space, those of another
-// store are refused, other names are ignored.
+// Goal: files that are not ours: empty, short and garbage ones are taken as unused space, those of
+// another store are refused, other names are ignored.
 TEST(WalDamage, StrangeFilesAreHandled) {
   io::SimDisk disk(26);
   const auto commits = write_frames(disk, 3, true);
@@ -213,8 +218,8 @@ TEST(WalDamage, MustReachWhatTheSuperblockNames) {
   EXPECT_EQ(r.error(), Code::log_damaged);
 }
 
-// Goal: ENOSPC at every place where the log grows: reserve answers disk_full, nothing is poisoned, what
-// was acknowledged stays, and it works again, and opens, when space returns.
+// Goal: ENOSPC at every place where the log grows: reserve answers disk_full, nothing is poisoned,
+// what was acknowledged stays, and it works again, and opens, when space returns.
 TEST(WalFaults, DiskFullIsAnsweredAndEndsWhenSpaceReturns) {
   for (std::uint64_t capacity = 140 * 1024; capacity < 900 * 1024; capacity += 37 * 1024) {
     io::SimDisk disk(30);
@@ -242,7 +247,8 @@ TEST(WalFaults, DiskFullIsAnsweredAndEndsWhenSpaceReturns) {
       ASSERT_TRUE(r) << r.error().message();
       ASSERT_EQ(r->commits, commits);
       auto log = restart(machine, *r, small_options());
-      ASSERT_TRUE(log) << "opening number " << i << " with " << capacity << ": " << log.error().message();
+      ASSERT_TRUE(log) << "opening number " << i << " with " << capacity << ": "
+                       << log.error().message();
       if (i < 2) continue;
       auto full = append(**log, "no");
       disk.set_capacity(~std::uint64_t{0});
@@ -253,11 +259,12 @@ TEST(WalFaults, DiskFullIsAnsweredAndEndsWhenSpaceReturns) {
   }
 }
 
-// Goal: a failed durable write poisons: waiters get unknown_outcome, nothing is retried, no later commit is
-// acknowledged, and reopening gives a prefix with everything acknowledged before (I4).
+// Goal: a failed durable write poisons: waiters get unknown_outcome, nothing is retried, no later
+// commit is acknowledged, and reopening gives a prefix with everything acknowledged before (I4).
 TEST(WalFaults, AFailedWritePoisonsAndReopeningRecovers) {
   for (std::uint64_t skip = 0; skip < 30; ++skip) {
-    for (const auto after : {io::Fault::AfterFlush::kept, io::Fault::AfterFlush::reverted, io::Fault::AfterFlush::late}) {
+    for (const auto after : {io::Fault::AfterFlush::kept, io::Fault::AfterFlush::reverted,
+                             io::Fault::AfterFlush::late}) {
       io::SimDisk disk(31 + skip);
       std::vector<Commit> commits;
       std::size_t acknowledged = 0;
@@ -265,7 +272,11 @@ TEST(WalFaults, AFailedWritePoisonsAndReopeningRecovers) {
         Machine machine(disk);
         auto log = Log::create(machine.env, kStore, small_options());
         ASSERT_TRUE(log);
-        disk.add_fault({.what = io::Fault::What::io_error, .kind = "write_durable", .file = {}, .skip = skip, .after_flush = after});
+        disk.add_fault({.what = io::Fault::What::io_error,
+                        .kind = "write_durable",
+                        .file = {},
+                        .skip = skip,
+                        .after_flush = after});
         int calls = 0;
         for (int i = 0; i < 40; ++i) {
           auto r = append(**log, std::string(2000, 'p'));
@@ -300,9 +311,9 @@ TEST(WalFaults, AFailedWritePoisonsAndReopeningRecovers) {
   }
 }
 
-// Goal: whichever operation fails, with EIO or ENOSPC, in creation, running, reopening: an error or none,
-// never a lost acknowledged commit, and once the fault is gone the store opens. Method: fail
-// the 1st, 2nd, 3rd... operation until a run passes untouched.
+// Goal: whichever operation fails, with EIO or ENOSPC, in creation, running, reopening: an error or
+// none, never a lost acknowledged commit, and once the fault is gone the store opens.
+// Method: fail the 1st, 2nd, 3rd... operation until a run passes untouched.
 TEST(WalFaults, AnyOperationMayFail) {
   for (const auto what : {io::Fault::What::io_error, io::Fault::What::disk_full}) {
     bool fired = true;

@@ -33,7 +33,8 @@ class WalLog : public ::testing::Test {
   Machine machine{disk};
 };
 
-// Goal: what was appended and waited for comes back, in order, with its LSNs, over several segments.
+// Goal: what was appended and waited for comes back, in order, with its LSNs, over several
+// segments.
 TEST_F(WalLog, GivesBackWhatWasAppendedAcrossSegments) {
   std::vector<Commit> expected;
   {
@@ -99,8 +100,8 @@ TEST_F(WalLog, TakesRecordsUpToTheMaximum) {
   EXPECT_LE((*log)->file_bytes(), 8u << 20);
 }
 
-// Goal: applied_lsn and low move over a prefix only, whatever the order of applied(), and a hold keeps
-// low down (I5b a).
+// Goal: applied_lsn and low move over a prefix only, whatever the order of applied(), and a hold
+// keeps low down (I5b a).
 TEST_F(WalLog, WatermarksFollowTheOldestUnappliedRecord) {
   auto log = create();
   std::vector<Log::Reservation> rs;
@@ -159,8 +160,8 @@ TEST_F(WalLog, CallsBackWhenDurable) {
   EXPECT_EQ(called, 2);
 }
 
-// Goal: relaxed commits become durable by tick() within the interval; then one hint frame is written,
-// and only one.
+// Goal: relaxed commits become durable by tick() within the interval; then one hint frame is
+// written, and only one.
 TEST_F(WalLog, TickFlushesRelaxedCommitsThenWritesOneHint) {
   auto log = create();
   auto a = append(*log, "relaxed");
@@ -188,7 +189,8 @@ TEST_F(WalLog, NeverRewritesADurableBlock) {
     ASSERT_TRUE(log->wait_durable(r->lsn));
     const auto after = disk.file_bytes("wal-00.kessai");
     for (std::size_t block = 0; block < after.size(); block += 4096) {
-      const bool same = std::equal(after.begin() + block, after.begin() + block + 4096, before.begin() + block);
+      const bool same =
+          std::equal(after.begin() + block, after.begin() + block + 4096, before.begin() + block);
       const bool was_zero = std::all_of(before.begin() + block, before.begin() + block + 4096,
                                         [](std::byte b) { return b == std::byte{0}; });
       ASSERT_TRUE(same || was_zero) << "block " << block / 4096 << " after commit " << i;
@@ -202,7 +204,9 @@ TEST_F(WalLog, NeverRewritesADurableBlock) {
 TEST_F(WalLog, KeepsLsnsMonotonicOverManyReopenings) {
   std::vector<Commit> expected;
   Lsn last = 0;
-  { create(); }
+  {
+    create();
+  }
   for (int i = 0; i < 200; ++i) {
     Machine m(disk, 1000 + static_cast<std::uint64_t>(i));
     auto r = recover(m);
@@ -291,7 +295,8 @@ TEST_F(WalLog, NeverRunsOutOfClaimedSpace) {
   io::SeededRandom random(seed);
   auto log = create(options);
   for (int i = 0; i < 4000; ++i) {
-    const std::size_t bytes = random.below(10) == 0 ? log->max_record() - kRecordHeader : random.below(500);
+    const std::size_t bytes =
+        random.below(10) == 0 ? log->max_record() - kRecordHeader : random.below(500);
     auto r = append(*log, std::string(bytes, 's'));
     if (!r) {
       ASSERT_EQ(r.error(), Code::disk_full);

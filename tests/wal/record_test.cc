@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Records and blocks as bytes: what is written decodes, and no bytes do anything worse than be refused.
+// Records and blocks as bytes: what is written decodes, and no bytes do anything worse than be
+// refused.
 #include "wal/record.hpp"
 
 #include <gtest/gtest.h>
@@ -54,7 +55,8 @@ TEST(WalRecord, ACutStreamIsRefused) {
   const std::size_t first = stream.size();
   encode_op({TreeId{1}, OpKind::remove, "other", ""}, stream);
   for (std::size_t cut = 0; cut < stream.size(); ++cut) {
-    const auto r = decode_ops(std::string_view(stream).substr(0, cut), [](const Op&) { return true; });
+    const auto r =
+        decode_ops(std::string_view(stream).substr(0, cut), [](const Op&) { return true; });
     EXPECT_EQ(r.has_value(), cut == 0 || cut == first) << cut;
   }
 }
@@ -81,9 +83,19 @@ TEST(WalRecord, RandomBytesAreOnlyRefused) {
 
 // Goal: blocks round trip, each flipped bit is noticed, and a salt changes everything.
 TEST(WalFormat, BlocksRoundTripAndNoticeEveryBit) {
-  SegmentHeader h{.block = 4096, .store = {1, 2}, .segment = 7, .bytes = 65536, .generation = 3, .salt = {},
-                  .generation_first = 9000, .generation_segment = 6, .previous_generation = 2,
-                  .previous_end = 8000, .first = 9100, .previous_segment = 6, .chain = 77};
+  SegmentHeader h{.block = 4096,
+                  .store = {1, 2},
+                  .segment = 7,
+                  .bytes = 65536,
+                  .generation = 3,
+                  .salt = {},
+                  .generation_first = 9000,
+                  .generation_segment = 6,
+                  .previous_generation = 2,
+                  .previous_end = 8000,
+                  .first = 9100,
+                  .previous_segment = 6,
+                  .chain = 77};
   std::vector<std::byte> block(4096);
   encode_header(h, block);
   auto back = decode_header(block);
@@ -94,8 +106,14 @@ TEST(WalFormat, BlocksRoundTripAndNoticeEveryBit) {
   const Salt salt(Salt::Bytes{std::byte{9}});
   std::vector<std::byte> footer(4096), frame(4096);
   encode_footer({7, 9500, 88, 8}, salt, footer);
-  FrameHeader f{.generation = 3, .first = 9100, .payload = 20, .records = 1, .hint = 9000, .previous = 77,
-                .segment = 7, .checksum = {}};
+  FrameHeader f{.generation = 3,
+                .first = 9100,
+                .payload = 20,
+                .records = 1,
+                .hint = 9000,
+                .previous = 77,
+                .segment = 7,
+                .checksum = {}};
   std::memset(frame.data() + kFrameHeader, 'r', 20);
   seal_frame(f, salt, frame);
   ASSERT_TRUE(decode_footer(footer, salt));
@@ -131,7 +149,8 @@ TEST(WalRecord, ClosingRecordsRoundTrip) {
   EXPECT_EQ(close->first, 100u);
   EXPECT_EQ(close->stream_bytes, 106u);
   EXPECT_EQ(close->ranges, (std::vector<PartRange>{{100, 200}, {300, 330}}));
-  for (const auto& ranges : {std::vector<PartRange>{{200, 100}}, {{100, 200}, {150, 220}}, {{50, 60}}}) {
+  for (const auto& ranges :
+       {std::vector<PartRange>{{200, 100}}, {{100, 200}, {150, 220}}, {{50, 60}}}) {
     Close bad = *close;
     bad.ranges = ranges;
     std::string body;

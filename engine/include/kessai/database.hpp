@@ -135,7 +135,8 @@ class Transaction {
   [[nodiscard]] Result<std::string> get(const Tree& tree, std::string_view key);
   /// As get, into `value` (its capacity is reused); returns the row's commit LSN (0: own write).
   [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
-  /// Reads the current version and locks it to the end of the transaction; absent keys are locked too.
+  /// Reads the current version and locks it to the end of the transaction; absent keys are locked
+  /// too.
   [[nodiscard]] Result<std::string> get_for_update(const Tree& tree, std::string_view key);
   [[nodiscard]] Result<void> put(const Tree& tree, std::string_view key, std::string_view value);
   /// As put, but an existing row answers `key_exists`, with the row's value in `existing` if given.
@@ -163,7 +164,8 @@ class Transaction {
 
 /// One answer of multi_get.
 struct Lookup {
-  Code code = Code::not_found;  ///< only meaningful when !found: not_found, or the error of this key
+  Code code =
+      Code::not_found;  ///< only meaningful when !found: not_found, or the error of this key
   bool found = false;
   Lsn lsn = 0;
   std::string value;
@@ -187,11 +189,11 @@ struct StoreInfo {
   std::uint64_t free_pages = 0;  ///< reusable slots in the data file
   Lsn last_checkpoint_lsn = 0;
   Lsn durable_lsn = 0;
-  std::uint64_t wal_bytes = 0;   ///< log files on disk
-  std::uint64_t redo_bytes = 0;  ///< what a crash now would replay
-  bool clean = false;            ///< the store had been closed cleanly before this open
+  std::uint64_t wal_bytes = 0;     ///< log files on disk
+  std::uint64_t redo_bytes = 0;    ///< what a crash now would replay
+  bool clean = false;              ///< the store had been closed cleanly before this open
   std::optional<Lsn> tail_cut_at;  ///< where this open's recovery cut a torn tail
-  std::string io_backend;        ///< "io_uring", "posix" or "simulated"
+  std::string io_backend;          ///< "io_uring", "posix" or "simulated"
 };
 
 struct Damage {
@@ -216,18 +218,18 @@ struct PageDump {
   unsigned level = 0;
   Lsn page_lsn = 0;
   Lsn max_ts = 0;
-  std::uint64_t slot = 0;      ///< where the last written image lives in the data file
-  bool dirty = false;          ///< newer in memory than on disk
+  std::uint64_t slot = 0;  ///< where the last written image lives in the data file
+  bool dirty = false;      ///< newer in memory than on disk
   std::string low_fence, high_fence;
   bool has_high_fence = false;
   std::size_t free_bytes = 0;
   struct Entry {
     std::string key;
-    std::string value;          ///< leaf: value bytes (empty for overflow)
-    Lsn lsn = 0;                ///< leaf
-    bool ghost = false;         ///< leaf: deleted, kept until no snapshot needs it
+    std::string value;                 ///< leaf: value bytes (empty for overflow)
+    Lsn lsn = 0;                       ///< leaf
+    bool ghost = false;                ///< leaf: deleted, kept until no snapshot needs it
     std::uint64_t overflow_bytes = 0;  ///< leaf: length of an overflow value
-    std::uint64_t child = 0;    ///< inner
+    std::uint64_t child = 0;           ///< inner
   };
   std::vector<Entry> entries;
 };
@@ -235,7 +237,7 @@ struct PageDump {
 /// One node of a tree for drawing it.
 struct TreeNode {
   std::uint64_t page = 0;
-  unsigned level = 0;   ///< 0 = leaf
+  unsigned level = 0;  ///< 0 = leaf
   std::uint64_t parent = 0;
   std::uint32_t entries = 0;
   double fill = 0;
@@ -295,7 +297,8 @@ class Database {
 
   [[nodiscard]] Result<void> wait_durable(Lsn lsn);
   [[nodiscard]] Result<void> checkpoint();
-  [[nodiscard]] Result<CheckReport> check(const std::function<void(const Progress&)>& progress = {});
+  [[nodiscard]] Result<CheckReport> check(
+      const std::function<void(const Progress&)>& progress = {});
   [[nodiscard]] StoreInfo info() const;
   [[nodiscard]] Stats stats() const;
   [[nodiscard]] Result<PageDump> page(std::uint64_t page_id);

@@ -44,17 +44,19 @@ struct Progress {
 };
 
 struct Options {
-  std::uint64_t memory = 256_MiB;     ///< page cache in bytes (at least 1 MiB)
-  bool create = false;                ///< make the store when there is none
-  bool read_only = false;             ///< nothing is written; a dirty store is recovered in memory
-  std::uint64_t wal_limit = 1_GiB;    ///< most log bytes kept; checkpoints pace themselves by it
-  std::uint64_t undo_memory = 64_MiB; ///< before-images kept for open snapshots
+  std::uint64_t memory = 256_MiB;      ///< page cache in bytes (at least 1 MiB)
+  bool create = false;                 ///< make the store when there is none
+  bool read_only = false;              ///< nothing is written; a dirty store is recovered in memory
+  std::uint64_t wal_limit = 1_GiB;     ///< most log bytes kept; checkpoints pace themselves by it
+  std::uint64_t undo_memory = 64_MiB;  ///< before-images kept for open snapshots
   std::chrono::milliseconds flush_interval{10};  ///< bound on how long a relaxed commit may be lost
   std::chrono::milliseconds lock_timeout{1000};  ///< longest wait for a record lock
-  std::chrono::milliseconds open_timeout{10000}; ///< longest wait for another holder's in-flight I/O
+  std::chrono::milliseconds open_timeout{
+      10000};  ///< longest wait for another holder's in-flight I/O
   IoBackend io = IoBackend::automatic;
-  std::function<void(std::string_view line)> log_sink = {};  ///< operator messages; called from any thread
-  std::function<void(const Progress&)> progress = {};        ///< called on the opening thread
+  std::function<void(std::string_view line)> log_sink =
+      {};  ///< operator messages; called from any thread
+  std::function<void(const Progress&)> progress = {};  ///< called on the opening thread
   /// The outside world for tests (simulated disk, virtual clock); null in production. With it the
   /// path given to open is ignored. Not owned; must outlive the database.
   io::Env* env = nullptr;
