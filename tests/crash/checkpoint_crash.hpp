@@ -199,8 +199,8 @@ class CheckpointHarness {
       return;
     }
     bool long_value = false;
-    // Half of the commits sweep a stretch of one tree empty.
-    const bool sweep = client_.acknowledged != 0 && random_.below(2) == 0;
+    // Some commits sweep a stretch of one tree empty.
+    const bool sweep = client_.acknowledged != 0 && random_.below(3) == 0;
     const auto tree = random_.below(now_.size());
     for (auto n = sweep ? 10 : 1 + random_.below(4); n > 0; --n) {
       Op op;
@@ -208,12 +208,17 @@ class CheckpointHarness {
       std::advance(it, sweep ? tree : random_.below(now_.size()));
       op.tree = it->first;
       op.key = some_key();
-      op.remove = !it->second.empty() && random_.below(100) < (client_.acknowledged == 0 ? 10 : 45);
+      op.remove = sweep || random_.below(100) < 10;
       if (op.remove) {
         // Neighbours go together, so that leaves run empty and merge.
         if (random_.below(12) == 0) focus_ = op.key;
         auto victim = it->second.lower_bound(focus_);
-        op.key = victim == it->second.end() ? it->second.begin()->first : victim->first;
+        while (victim != it->second.end() && locked_.contains({op.tree, victim->first})) ++victim;
+        if (victim == it->second.end()) {
+          focus_.clear();
+          continue;
+        }
+        op.key = victim->first;
       }
       if (!locked_.insert({op.tree, op.key}).second) continue;
       if (!op.remove) op.value = some_value(long_value);
@@ -284,7 +289,7 @@ class CheckpointHarness {
 
   void purge(Engine& e) {
     Shadows shadows(*e.store);
-    for (int n = 0; n < 10 && !removed_.empty(); ++n) {
+    for (int n = 0; n < 16 && !removed_.empty(); ++n) {
       const auto at = random_.below(removed_.size());
       const auto [op, lsn] = removed_[at];
       if (locked_.contains({op.tree, op.key})) continue;

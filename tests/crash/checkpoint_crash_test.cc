@@ -38,7 +38,7 @@ TEST(CheckpointCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
       static_cast<unsigned long long>(sum.evicted));
   EXPECT_GT(sum.states, 2000u);
   EXPECT_GT(sum.leaf_splits, 10u);
-  EXPECT_GT(sum.merges, 5u);
+  EXPECT_GT(sum.merges, 15u);
   EXPECT_GT(sum.checkpoints, 10u);
   EXPECT_GT(sum.evicted, 100u);
 }
