@@ -62,6 +62,8 @@ class TreeHolds {
 
 Result<void> Store::writable() const {
   if (log_ == nullptr) return fail(Code::read_only, "the store is open for reading only");
+  // A log that failed ends the store as a whole (I4).
+  if (log_->poisoned() && !pages_->poisoned()) pages_->poison(log_->failure());
   if (pages_->poisoned()) return std::unexpected(pages_->poison_error());
   return {};
 }

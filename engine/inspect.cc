@@ -122,7 +122,7 @@ Stats Store::stats() const {
   s.undo_bytes = undo.bytes;
   s.undo_entries = undo.entries;
   s.oldest_snapshot = snapshots_.oldest().value_or(0);
-  s.poisoned = pages_->poisoned();
+  s.poisoned = pages_->poisoned() || (log_ && log_->poisoned());
   return s;
 }
 

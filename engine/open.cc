@@ -25,7 +25,8 @@ bool is_leftover(std::string_view name) {
 }  // namespace
 
 Result<std::shared_ptr<Store>> Store::open(std::string_view path, const Options& options) {
-  // In a forked child threads, rings and locked mutexes are the parent's: there the store is left alone.
+  // In a forked child threads, rings and locked mutexes are the parent's: there the store is left
+  // alone.
   std::shared_ptr<Store> s(new Store(options), [](Store* store) {
     if (!store->in_forked_child()) delete store;
   });
@@ -353,9 +354,8 @@ Result<void> Store::close() {
   checkpoint_thread_.join();
   Result<void> ok;
   if (log_ != nullptr && pages_ != nullptr) {
-    if (pages_->poisoned()) {
-      ok = std::unexpected(pages_->poison_error());
-    } else {
+    ok = writable();
+    if (ok) {
       step_versions();
       step_reclaim(1 << 20);
       ok = log_->seal();

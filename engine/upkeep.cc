@@ -120,7 +120,7 @@ void Store::after_commit() {
 
 void Store::step_checkpoint(bool due) {
   io::MutexLock ckpt(checkpoint_mutex_);
-  if (pages_->poisoned()) return;
+  if (!writable()) return;
   if (pages_->checkpoint_running()) {
     static_cast<void>(pages_->checkpoint_step());  // an error has poisoned the store
   } else if (due) {
@@ -150,7 +150,7 @@ void Store::checkpoint_thread() {
       if (stop_) return;
       wanted = std::exchange(checkpoint_wanted_, false);
     }
-    if (pages_->poisoned()) continue;
+    if (!writable()) continue;
     {
       io::MutexLock lock(upkeep_mutex_);
       step_versions();

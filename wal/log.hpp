@@ -191,6 +191,8 @@ class Log {
   /// No more appends; everything waiting answers. Used on an I/O error elsewhere (checkpoint).
   virtual void poison(const Error& why) = 0;
   [[nodiscard]] virtual bool poisoned() const noexcept = 0;
+  /// Why it is poisoned, as the error `poisoned`.
+  [[nodiscard]] virtual Error failure() const = 0;
   /// Flushes everything and writes the last hint. REQUIRES no concurrent use.
   [[nodiscard]] virtual Result<void> seal() = 0;
   [[nodiscard]] virtual Counters counters() const = 0;

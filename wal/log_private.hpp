@@ -74,6 +74,7 @@ class LogImpl final : public Log {
   std::uint64_t file_bytes() const override;
   void poison(const Error& why) override;
   bool poisoned() const noexcept override { return poisoned_.load(std::memory_order_acquire); }
+  Error failure() const override { return poison_error(Code::poisoned); }
   Result<void> seal() override;
   Counters counters() const override;
   Result<void> visit_records(const std::function<bool(const LogReader::RawRecord&)>& fn) override;

@@ -35,7 +35,8 @@ struct CrashRun {
   std::uint64_t outcomes = 0;  ///< crash states looked at
   std::uint64_t distinct = 0;  ///< of those, recovered (others had an equal image)
   std::uint64_t nested = 0;    ///< crashes inside a recovery
-  std::uint64_t commits = 0, relaxed = 0, rollbacks = 0, created = 0, dropped = 0, long_values = 0;
+  std::uint64_t commits = 0, relaxed = 0, rollbacks = 0, created = 0, dropped = 0, long_values = 0,
+                large = 0;
   std::uint64_t checkpoints = 0, evicted = 0, splits = 0, merges = 0, purged = 0;
   std::uint64_t log_frame_bytes = 0, log_file_bytes = 0;
   std::optional<std::string> violation;  ///< the first one found
@@ -182,6 +183,8 @@ class EngineHarness {
       create_tree(p);
     } else if (dice < 8 && now().size() > 2) {
       drop_tree(p);
+    } else if (dice < 11) {
+      large_commit(p);
     } else {
       transaction(p, dice);
     }
@@ -218,6 +221,23 @@ class EngineHarness {
     states_.push_back(std::move(next));
     const auto lsn = txn->commit();
     if (must(lsn, "commit")) committed(*lsn, false);
+  }
+
+  /// A commit of two parts and a closing record (I2): more than 24 KiB.
+  void large_commit(Process& p) {
+    auto txn = p.db->begin({.durability = Durability::relaxed});
+    Tables next = now();
+    auto rows = std::make_shared<Rows>(*now().at("main"));
+    for (int i = 0; i < 28; ++i) {
+      const std::string k = some_key(), v(1000, static_cast<char>('A' + i % 26));
+      if (!must(txn->put(p.db->tree("main").value(), k, v), "put")) return;
+      (*rows)[k] = v;
+    }
+    next["main"] = std::move(rows);
+    states_.push_back(std::move(next));
+    const auto lsn = txn->commit();
+    if (must(lsn, "large commit")) committed(*lsn, false);
+    ++run_.large;
   }
 
   void drop_tree(Process& p) {
