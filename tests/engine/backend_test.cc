@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: on a real directory, through the ring and through system calls, what was acknowledged survives
-// SIGKILL; a refused ring falls back and says so; one process holds a store at a time; a forked child
-// is refused by every handle and harms nobody. Method: forked children, killed at seeded moments; they
-// journal their acknowledged keys through a pipe.
+// Goal: on a real directory, through the ring and through system calls, what was acknowledged
+// survives SIGKILL; a refused ring falls back and says so; one process holds a store at a time; a
+// forked child is refused by every handle and harms nobody. Method: forked children, killed at
+// seeded moments; they journal their acknowledged keys through a pipe.
 #include <gtest/gtest.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -27,7 +27,9 @@
 namespace kessai {
 namespace {
 
-std::string key(unsigned round, unsigned i) { return "r" + std::to_string(round) + "/" + std::to_string(i); }
+std::string key(unsigned round, unsigned i) {
+  return "r" + std::to_string(round) + "/" + std::to_string(i);
+}
 std::string row(const std::string& k, unsigned i) {
   return k + std::string(i % 17 == 0 ? 20'000 : i % 300, static_cast<char>('a' + i % 26));
 }
@@ -59,7 +61,9 @@ class Backend : public testing::TestWithParam<IoBackend> {
 };
 
 INSTANTIATE_TEST_SUITE_P(, Backend, testing::Values(IoBackend::uring, IoBackend::posix),
-                         [](const auto& p) { return p.param == IoBackend::uring ? "Uring" : "Posix"; });
+                         [](const auto& p) {
+                           return p.param == IoBackend::uring ? "Uring" : "Posix";
+                         });
 
 void expect_sound(Database& db) {
   const auto report = db.check();
@@ -95,7 +99,8 @@ TEST_P(Backend, RowsOutgrowMemoryAndComeBackAfterReopening) {
   Database db = open();
   EXPECT_TRUE(db.info().clean);
   const Tree t = db.tree("main").value();
-  for (unsigned i = 0; i < kRows; ++i) ASSERT_EQ(db.get(t, key(0, i)).value(), row(key(0, i), i + 1));
+  for (unsigned i = 0; i < kRows; ++i)
+    ASSERT_EQ(db.get(t, key(0, i)).value(), row(key(0, i), i + 1));
 }
 
 /// A child process and the pipe it writes to; killed at the end.
@@ -171,7 +176,9 @@ TEST_P(Backend, AcknowledgedRowsSurviveSigkill) {
   SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed));
   io::SeededRandom random(seed);
   std::vector<std::pair<unsigned, unsigned>> kept;
-  { Database db = open(); }
+  {
+    Database db = open();
+  }
   unsigned dirty = 0;
   for (unsigned round = 0; round < kKills; ++round) {
     {
@@ -260,14 +267,18 @@ TEST_P(Backend, AForkedChildIsRefusedAndTheParentGoesOn) {
         return !row && refused(c.status());
       };
       const bool all =
-          refused(db->get(*t, "k")) && refused(db->get(*t, "k", value)) && refused(db->multi_get(*t, keys, out)) &&
-          scanned() && refused(db->put(*t, "k", "x")) && refused(db->insert(*t, "n", "x")) && refused(db->remove(*t, "k")) &&
+          refused(db->get(*t, "k")) && refused(db->get(*t, "k", value)) &&
+          refused(db->multi_get(*t, keys, out)) && scanned() && refused(db->put(*t, "k", "x")) &&
+          refused(db->insert(*t, "n", "x")) && refused(db->remove(*t, "k")) &&
           refused(db->begin()) && refused(db->read_only()) && refused(db->tree("main")) &&
-          refused(db->tree("new", {.create = true})) && refused(db->drop_tree("new")) && refused(db->tree_names()) &&
-          refused(db->tree_info(*t)) && refused(db->wait_durable(1)) && refused(db->checkpoint()) && refused(db->check()) &&
-          refused(db->page(1)) && refused(db->tree_nodes(*t)) &&
-          refused(db->wal_records([](const WalRecord&) { return true; })) && refused(txn->get(*t, "k")) &&
-          refused(txn->put(*t, "k", "x")) && refused(txn->rollback()) && refused(txn->commit()) && refused(ticket->wait()) && refused(db->close());
+          refused(db->tree("new", {.create = true})) && refused(db->drop_tree("new")) &&
+          refused(db->tree_names()) && refused(db->tree_info(*t)) && refused(db->wait_durable(1)) &&
+          refused(db->checkpoint()) && refused(db->check()) && refused(db->page(1)) &&
+          refused(db->tree_nodes(*t)) &&
+          refused(db->wal_records([](const WalRecord&) { return true; })) &&
+          refused(txn->get(*t, "k")) && refused(txn->put(*t, "k", "x")) &&
+          refused(txn->rollback()) && refused(txn->commit()) && refused(ticket->wait()) &&
+          refused(db->close());
       ticket->on_durable([&](Result<void> r) { n += refused(r) ? 0 : 100; });
       const bool rest = db->info().store_id.empty() && db->stats().commits == 0 && !cursor->next();
       cursor.reset();
@@ -300,7 +311,8 @@ bool refuse_ring(int error) {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   const sock_fprog program{static_cast<unsigned short>(std::size(code)), code};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 TEST(BackendChoice, ARefusedRingFallsBackAndSaysSo) {
@@ -318,7 +330,8 @@ TEST(BackendChoice, ARefusedRingFallsBackAndSaysSo) {
         auto db = Database::open(directory.path() + "/store", o);
         if (!db) return 2;
         if (db->info().io_backend != "posix") return 3;
-        if (lines.find("posix") == std::string::npos || lines.find("io_uring") == std::string::npos) return 4;
+        if (lines.find("posix") == std::string::npos || lines.find("io_uring") == std::string::npos)
+          return 4;
         const Tree t = db->tree("main").value();
         if (!db->put(t, "k", "v") || db->get(t, "k").value_or("") != "v" || !db->close()) return 5;
       }

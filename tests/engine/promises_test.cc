@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Goal: what the docstrings of kessai/database.hpp and options.hpp promise and no other test looks at,
-// one test per promise. Method: the public API on the simulated disk, without engine threads unless
-// the promise is about them.
+// Goal: what the docstrings of kessai/database.hpp and options.hpp promise and no other test looks
+// at, one test per promise. Method: the public API on the simulated disk, without engine threads
+// unless the promise is about them.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -55,10 +55,13 @@ struct Store {
     directory.reset();
     disk = after;
   }
-  Lsn relaxed(std::string_view k, std::string_view v) { return db->put(main, k, v, Durability::relaxed).value(); }
+  Lsn relaxed(std::string_view k, std::string_view v) {
+    return db->put(main, k, v, Durability::relaxed).value();
+  }
 };
 
-// ---- handles -------------------------------------------------------------------------------------
+// ---- handles
+// -------------------------------------------------------------------------------------
 
 TEST(EnginePromises, EmptyAndMovedFromHandlesAnswerInsteadOfCrashing) {
   Store s;
@@ -141,11 +144,13 @@ TEST(EnginePromises, TreeNamesAreAnyBytes) {
   }
   s.close();
   s.open();
-  for (const auto& name : {odd, longest}) EXPECT_EQ(s.db->get(s.db->tree(name).value(), "k").value(), name);
+  for (const auto& name : {odd, longest})
+    EXPECT_EQ(s.db->get(s.db->tree(name).value(), "k").value(), name);
   EXPECT_EQ(s.db->tree_names().value(), (std::vector<std::string>{odd, "main", longest}));
 }
 
-// ---- durability of answers -------------------------------------------------------------------------
+// ---- durability of answers
+// -------------------------------------------------------------------------
 
 TEST(EnginePromises, AnswersNeverOutrunDurability) {
   const auto seen_is_durable = [](const char* what, auto&& end) {
@@ -235,7 +240,8 @@ TEST(EnginePromises, TicketsAreCopyableAndCallBackAtOnceWhenDurable) {
   EXPECT_EQ(late, 1u);
 }
 
-// ---- locks ---------------------------------------------------------------------------------------
+// ---- locks
+// ---------------------------------------------------------------------------------------
 
 TEST(EnginePromises, LocksCoverAbsentKeysAndALockTimeoutEndsNothing) {
   Store s;
@@ -285,24 +291,31 @@ TEST(EnginePromises, ErrorsOfACallsArgumentsEndNothing) {
   auto txn = s.db->begin().value();
   EXPECT_EQ(txn.put(s.main, std::string(kMaxKeyBytes + 1, 'k'), "v").error(), Code::key_too_long);
   EXPECT_EQ(txn.get(s.main, std::string(kMaxKeyBytes + 1, 'k')).error(), Code::key_too_long);
-  EXPECT_EQ(txn.put(s.main, "k", std::string(kMaxValueBytes + 1, 'v')).error(), Code::value_too_long);
+  EXPECT_EQ(txn.put(s.main, "k", std::string(kMaxValueBytes + 1, 'v')).error(),
+            Code::value_too_long);
   EXPECT_EQ(txn.put(Tree(), "k", "v").error(), Code::invalid_argument);
   ASSERT_TRUE(txn.put(s.main, "k", "v").has_value());
   EXPECT_TRUE(txn.commit().has_value());
 }
 
-// ---- reading -------------------------------------------------------------------------------------
+// ---- reading
+// -------------------------------------------------------------------------------------
 
 TEST(EnginePromises, PrefixRangesEndWhereThePrefixEnds) {
   Store s;
-  for (const auto& k : {std::string("a"), std::string("a\xff"), std::string("a\xff\xff" "1"), std::string("b"),
-                        std::string("\xff"), std::string("\xff\xff"), std::string("\xff\xff\x01")})
+  for (const auto& k : {std::string("a"), std::string("a\xff"),
+                        std::string("a\xff\xff"
+                                    "1"),
+                        std::string("b"), std::string("\xff"), std::string("\xff\xff"),
+                        std::string("\xff\xff\x01")})
     s.relaxed(k, "v");
   ASSERT_TRUE(s.db->wait_durable(s.db->stats().applied_lsn).has_value());
   const auto count = [&](std::string_view prefix) {
     unsigned n = 0, back = 0;
-    for (auto c = s.db->scan(s.main, Range::prefix(prefix)); c.next(); ++n) EXPECT_TRUE(c.key().starts_with(prefix));
-    for (auto c = s.db->scan(s.main, Range::prefix(prefix, true)); c.next(); ++back) EXPECT_TRUE(c.key().starts_with(prefix));
+    for (auto c = s.db->scan(s.main, Range::prefix(prefix)); c.next(); ++n)
+      EXPECT_TRUE(c.key().starts_with(prefix));
+    for (auto c = s.db->scan(s.main, Range::prefix(prefix, true)); c.next(); ++back)
+      EXPECT_TRUE(c.key().starts_with(prefix));
     EXPECT_EQ(n, back);
     return n;
   };
@@ -326,8 +339,11 @@ TEST(EnginePromises, MultiGetWantsRoomForEachAnswer) {
   EXPECT_TRUE(out[0].found && !out[1].found && out[2].found);
   EXPECT_EQ(out[1].value, "");
   EXPECT_EQ(out[1].code, Code::not_found);
-  EXPECT_EQ(s.db->multi_get(s.main, std::vector<std::string_view>{std::string_view(std::string(2000, 'k'))}, out).error(),
-            Code::key_too_long);
+  EXPECT_EQ(
+      s.db->multi_get(s.main,
+                      std::vector<std::string_view>{std::string_view(std::string(2000, 'k'))}, out)
+          .error(),
+      Code::key_too_long);
   EXPECT_TRUE(s.db->multi_get(s.main, {}, {}).has_value());
 }
 
@@ -356,7 +372,8 @@ TEST(EnginePromises, AStoreOpenForReadingServesTransactionsAndTickets) {
   EXPECT_EQ(both.error(), Code::invalid_argument);
 }
 
-// ---- looking inside --------------------------------------------------------------------------------
+// ---- looking inside
+// --------------------------------------------------------------------------------
 
 TEST(EnginePromises, InfoTellsWhereTheStoreStands) {
   Store s;
@@ -385,7 +402,8 @@ TEST(EnginePromises, InfoTellsWhereTheStoreStands) {
 TEST(EnginePromises, PagesTreesAndLogCanBeLookedAt) {
   Store s;
   constexpr unsigned kRows = 2000;
-  for (unsigned i = 0; i < kRows; ++i) s.relaxed("key" + std::to_string(100000 + i), std::string(50, 'v'));
+  for (unsigned i = 0; i < kRows; ++i)
+    s.relaxed("key" + std::to_string(100000 + i), std::string(50, 'v'));
   s.relaxed("long", std::string(10000, 'L'));
   ASSERT_TRUE(s.db->remove(s.main, "key100000").has_value());
   const TreeInfo info = s.db->tree_info(s.main).value();
@@ -405,7 +423,8 @@ TEST(EnginePromises, PagesTreesAndLogCanBeLookedAt) {
     EXPECT_EQ(p.tree, s.main.id());
     EXPECT_EQ(p.level, n.level);
     EXPECT_EQ(p.low_fence, n.first_key);
-    EXPECT_TRUE(std::is_sorted(p.entries.begin(), p.entries.end(), [](const auto& a, const auto& b) { return a.key < b.key; }));
+    EXPECT_TRUE(std::is_sorted(p.entries.begin(), p.entries.end(),
+                               [](const auto& a, const auto& b) { return a.key < b.key; }));
     if (n.level != 0) continue;
     ++leaves;
     EXPECT_EQ(p.entries.size(), n.entries);
