@@ -17,8 +17,8 @@ std::unexpected<Error> closed() { return fail(Code::closed_handle, "the database
 // ---- Tree, Range, Cursor -----------------------------------------------------------------------
 
 const std::string& Tree::name() const noexcept {
-  static const std::string none;
-  return state_ ? state_->name : none;
+  static const std::string kNone;
+  return state_ ? state_->name : kNone;
 }
 std::uint32_t Tree::id() const noexcept { return state_ ? raw(state_->tree.id()) : 0; }
 
@@ -44,8 +44,8 @@ std::string_view Cursor::key() const noexcept { return state_->key(); }
 std::string_view Cursor::value() const noexcept { return state_->value(); }
 Lsn Cursor::lsn() const noexcept { return state_->lsn(); }
 const Result<void>& Cursor::status() const noexcept {
-  static const Result<void> moved = closed();
-  return state_ ? state_->status() : moved;
+  static const Result<void> kMoved = closed();
+  return state_ ? state_->status() : kMoved;
 }
 
 // ---- CommitTicket ------------------------------------------------------------------------------

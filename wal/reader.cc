@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <ranges>
 
 #include "io/check.hpp"
 #include "io/mutant.hpp"
@@ -161,11 +162,11 @@ Result<void> Reader::build_chain() {
                                         used[i]->file->path(), 0, used[i]->header->first));
   }
   std::uint64_t wanted = used.back()->header->segment;
-  for (auto it = used.rbegin(); it != used.rend(); ++it) {
-    const SegmentHeader& h = *(*it)->header;
+  for (const SegmentFile* file : std::views::reverse(used)) {
+    const SegmentHeader& h = *file->header;
     if (h.segment > wanted) continue;
     if (h.segment < wanted) break;  // the segment before is gone: recycled, or missing
-    Link link{.file = *it, .header = h, .salt = Salt(h.salt)};
+    Link link{.file = file, .header = h, .salt = Salt(h.salt)};
     if (!chain_.empty()) {
       const SegmentHeader& next = chain_.back().header;
       link.ended = true;
@@ -175,9 +176,9 @@ Result<void> Reader::build_chain() {
       if (same == next.opens_generation() || link.end < h.first || next.generation < h.generation ||
           (same && (next.salt != h.salt || next.generation_first != h.generation_first)))
         return std::unexpected(log_damage("the headers of two log segments contradict each other",
-                                          (*it)->file->path(), 0, h.first));
+                                          file->file->path(), 0, h.first));
     }
-    chain_.push_back(std::move(link));
+    chain_.push_back(link);
     if (h.previous_segment == 0) break;
     wanted = h.previous_segment;
   }

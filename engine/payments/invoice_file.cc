@@ -234,7 +234,7 @@ void InvoiceFileReader::take_cut_line(std::string_view line) {
   // Without a comma even the number may be cut: then the invoice before it is the suspect.
   const bool number_is_whole = line.find(',') != line.npos;
   std::string id = !number_is_whole && last_id_.starts_with(line) ? last_id_ : rough_id(line);
-  refuse(std::move(id), Refusal::cut_line, line.size());
+  refuse(id, Refusal::cut_line, line.size());
 }
 
 void InvoiceFileReader::take_fields(const std::vector<std::string>& fields, std::size_t bytes) {
@@ -276,7 +276,7 @@ void InvoiceFileReader::take_fields(const std::vector<std::string>& fields, std:
   group.line_prints.push_back(canonical.hash());
 }
 
-void InvoiceFileReader::refuse(std::string invoice, Refusal reason, std::size_t bytes) {
+void InvoiceFileReader::refuse(const std::string& invoice, Refusal reason, std::size_t bytes) {
   Group& group = group_of(invoice, bytes);
   if (group.invoice.refusal != Refusal::none) return;  // the first reason stands
   group.invoice.refusal = reason;

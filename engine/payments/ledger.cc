@@ -109,7 +109,10 @@ Result<Totals> Ledger::totals(std::optional<Day> day,
   PAYMENTS_ASSIGN(txn, db_->read_only());
   Totals out;
   std::uint64_t rows = 0;
-  const auto go_on = [&] { return ++rows % 1024 != 0 || !step || step(rows); };
+  const auto go_on = [&] {
+    ++rows;
+    return rows % 1024 != 0 || !step || step(rows);
+  };
   Cursor requests = txn.scan(request_, {});
   while (requests.next()) {
     if (!go_on()) return fail(Code::interrupted);

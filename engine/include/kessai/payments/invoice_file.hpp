@@ -77,7 +77,7 @@ class InvoiceFileReader {
   [[nodiscard]] std::size_t take_row(std::string_view rest, bool at_end);
   void take_fields(const std::vector<std::string>& fields, std::size_t bytes);
   void take_cut_line(std::string_view line);
-  void refuse(std::string invoice, Refusal reason, std::size_t bytes);
+  void refuse(const std::string& invoice, Refusal reason, std::size_t bytes);
   Group& group_of(const std::string& invoice, std::size_t bytes);
 
   std::string buffer_;  ///< bytes not yet consumed
