@@ -45,6 +45,7 @@ struct CrashRun {
 struct CrashPlan {
   std::uint64_t seed = 1;
   int transactions = 200;
+  std::uint64_t every = 1;  ///< crash at every n-th operation only (sanitizer builds)
   bool every_nested =
       false;  ///< crash at every operation of each recovery, not at a random one that writes
 };
@@ -389,7 +390,7 @@ class EngineHarness {
     if (!good()) return;
     ++run_.points;
     op_ = op;
-    if (kind == "read" || kind == "open" || kind == "lock") return;
+    if (kind == "read" || kind == "open" || kind == "lock" || op % plan_.every != 0) return;
     for (const io::CrashOutcome outcome : io::kCrashOutcomes) {
       ++run_.outcomes;
       io::SimDisk survivor = disk_.survivor(outcome, random_.next());
