@@ -33,6 +33,7 @@ void PageStore::begin_checkpoint(bool clean) {
     building_.store(cut, std::memory_order_seq_cst);
     epoch_.store(cut + 1, std::memory_order_seq_cst);
     map_.freeze();
+    cut_complete_ = false;
     building_sb_.next_page = map_.cut_next_page();
     space_->keep(older_.epoch, newest_.epoch, cut);
   }
@@ -91,7 +92,7 @@ Result<void> PageStore::step_capture() {
   KESSAI_TRY(write_images(images, staging_.data()));
   if (!images.empty()) sweep_clean_ = false;
   if (sweep_ < pool_->frames()) return {};
-  if (sweep_clean_ && !images_in_flight_upto(cut)) {
+  if (sweep_clean_ && complete_cut(cut)) {
     phase_ = Phase::map;
     map_level_ = 0;
     return {};
@@ -131,8 +132,9 @@ Result<void> PageStore::step_map() {
       space_->drop(old, cut);
     }
   }
-  if (map_.dirty_chunks(map_level_).empty() && ++map_level_ == map_.cut_depth())
-    phase_ = Phase::publish;
+  if (!map_.dirty_chunks(map_level_).empty()) return {};
+  ++map_level_;
+  if (map_level_ == map_.cut_depth()) phase_ = Phase::publish;
   return {};
 }
 
@@ -151,9 +153,9 @@ Result<void> PageStore::step_publish() {
   if (log_ != nullptr && !KESSAI_MUTANT(superblock_before_fence))
     KESSAI_TRY(log_->wait_durable(building_sb_.fence));
   KESSAI_TRY(write_superblock(building_sb_));
-  older_ = newest_;
   {
     io::MutexLock lock(map_mutex_);
+    older_ = newest_;
     newest_ = building_sb_;
     map_.thaw();
     building_.store(0, std::memory_order_seq_cst);

@@ -67,8 +67,10 @@ void TreeCursor::look_ahead() noexcept {
     return;
   NodeView(g.data()).prefetch();
   ahead_ = g.data();
-  ahead_at_ = 0;
-  ahead_wait_ = 4;  // rows until the header has arrived
+  // Where its heap starts is guessed from this leaf: rows are read without the store's protection,
+  // so nothing of the neighbour may be.
+  const unsigned heap = NodeView(page_).heap_begin();
+  ahead_at_ = std::max(448U, (heap > 256 ? heap - 256 : 0) & ~63U);
 }
 
 Result<void> TreeCursor::fetch() {

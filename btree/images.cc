@@ -211,6 +211,10 @@ void PageStore::free(Pool::Exclusive&& x, Shadows& shadows) {
 
 Result<void> PageStore::claim(std::uint64_t pages, bool urgent) {
   io::MutexLock lock(map_mutex_);
+  if (options_.read_only) {  // recovery in memory: nothing will be written
+    claims_ += pages;
+    return {};
+  }
   // The margin lets deletes, drops, the checkpoint and a later recovery proceed on a full disk.
   const std::uint64_t margin = 64 + map_.next_page() / 64;
   const std::uint64_t needed =
@@ -308,7 +312,7 @@ void PageStore::finish_image(const Image& image) {
   const std::uint64_t now = epoch_.load(std::memory_order_relaxed);
   const Slot old = map_.live(image.page).slot;
   // A page freed before the cut is not part of it, even if its image was still under way then.
-  const bool of_cut = map_.frozen() && image.epoch <= building &&
+  const bool of_cut = map_.frozen() && !cut_complete_ && image.epoch <= building &&
                       (state.freed == 0 || state.freed > building) &&
                       !KESSAI_MUTANT(evict_missed_by_cut);
   const bool freed = state.freed != 0 && !KESSAI_MUTANT(freed_page_comes_back);
@@ -383,11 +387,14 @@ Result<void> PageStore::drain_captures() {
   }
 }
 
-bool PageStore::images_in_flight_upto(std::uint64_t epoch) const {
+bool PageStore::complete_cut(std::uint64_t epoch) {
   io::MutexLock map_lock(map_mutex_);
   io::MutexLock lock(queue_mutex_);
-  return !captures_.empty() || std::any_of(in_flight_.begin(), in_flight_.end(),
-                                           [&](const auto& i) { return i.second.epoch <= epoch; });
+  const bool awaited =
+      !captures_.empty() || std::any_of(in_flight_.begin(), in_flight_.end(),
+                                        [&](const auto& i) { return i.second.epoch <= epoch; });
+  cut_complete_ = !awaited;
+  return cut_complete_;
 }
 
 // ---- shadows ---------------------------------------------------------------------------------

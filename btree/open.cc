@@ -300,7 +300,13 @@ Result<void> PageStore::verify_stored(PageId p) {
 std::vector<Error> PageStore::verify_superblocks() {
   std::vector<Error> out = bad_superblocks_;
   io::AlignedBuffer buffer(kPageSize);
-  for (const std::uint64_t number : {newest_.number, older_.number}) {
+  std::uint64_t numbers[2];
+  {
+    io::MutexLock lock(map_mutex_);
+    numbers[0] = newest_.number;
+    numbers[1] = older_.number;
+  }
+  for (const std::uint64_t number : numbers) {
     if (number == 0) continue;
     const std::uint64_t offset = number % kSuperblocks * kSuperblockStride;
     auto ok = file_->read(offset, buffer.span());
@@ -315,8 +321,12 @@ std::vector<Error> PageStore::verify_superblocks() {
 }
 
 Result<void> PageStore::verify_map() {
+  // Beside writers the image may be replaced, and its chunks with it, while we read.
+  const Superblock sb = newest();
   PageMap map;
-  return load_map(map, newest_);
+  auto ok = load_map(map, sb);
+  if (!ok && newest().number > sb.number) return {};
+  return ok;
 }
 
 Result<void> PageStore::audit_space() {

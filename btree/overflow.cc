@@ -18,9 +18,13 @@ constexpr std::size_t kBytesAt = 72;
 constexpr std::size_t kPerPage = kPageSize - kBytesAt;
 }  // namespace
 
+std::size_t Tree::overflow_pages(std::size_t bytes) noexcept {
+  return std::max<std::size_t>(1, (bytes + kPerPage - 1) / kPerPage);
+}
+
 Result<void> Tree::prepare_overflow(std::string_view value, OverflowPages& out) {
   Pool& pool = store_->pool();
-  const std::size_t count = std::max<std::size_t>(1, (value.size() + kPerPage - 1) / kPerPage);
+  const std::size_t count = overflow_pages(value.size());
   if (count > pool.frames() / 4) {
     return fail(Code::transaction_too_large,
                 "a value of " + std::to_string(value.size()) +

@@ -182,7 +182,9 @@ class PageStore final : private PageSource {
   [[nodiscard]] Result<void> write_slots(std::span<const Slot> slots, const std::byte* bytes);
   void finish_image(const Image& image);
   [[nodiscard]] Result<void> drain_captures();
-  [[nodiscard]] bool images_in_flight_upto(std::uint64_t epoch) const;
+  /// True, for good, when no image of the cut is awaited any more. A page marked old by a thread
+  /// that was held up over the whole sweep was clean at the cut: its image is a later one.
+  [[nodiscard]] bool complete_cut(std::uint64_t epoch);
   [[nodiscard]] Result<void> verify_image(PageId p, const MapEntry& e, const std::byte* page) const;
   [[nodiscard]] Error damage(Slot slot, PageId page, std::string what) const;
   [[nodiscard]] Result<std::unique_ptr<io::Queue>> take_queue();
@@ -218,6 +220,7 @@ class PageStore final : private PageSource {
   std::unique_ptr<Space> space_ KESSAI_GUARDED_BY(map_mutex_);
   std::vector<PageId> free_pages_ KESSAI_GUARDED_BY(map_mutex_);
   std::uint64_t claims_ KESSAI_GUARDED_BY(map_mutex_) = 0;
+  bool cut_complete_ KESSAI_GUARDED_BY(map_mutex_) = false;
   std::uint64_t used_pages_ KESSAI_GUARDED_BY(map_mutex_) = 0;
   boost::unordered_flat_map<std::uint64_t, InFlight> in_flight_ KESSAI_GUARDED_BY(map_mutex_);
   Error poison_error_ KESSAI_GUARDED_BY(map_mutex_) = Error(Code::poisoned);

@@ -241,6 +241,8 @@ bool Pool::latch(PageId page, Exclusive& out) noexcept {
     const Peek p = peek(page, g);
     if (p == Peek::miss) return false;
     if (p == Peek::ok && upgrade(g, out)) return true;
+    // Being read from disk counts as not resident: nobody waits for I/O under a latch (I11).
+    if ((word(page)->load(std::memory_order_acquire) & kLatchMask) == kLoading) return false;
     if (++spins < kSpins) {
       io::cpu_relax();
     } else {

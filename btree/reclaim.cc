@@ -32,8 +32,10 @@ Result<void> free_chain_page(TreeContext& context, const Roots::Entry& entry, Sh
 
 Result<bool> reclaim_step(TreeContext& context, Shadows& shadows) {
   constexpr std::uint64_t kClaim = 4;
-  for (const Roots::Entry& e : context.roots->entries()) {
-    if (e.kind == Roots::Kind::tree) continue;
+  // Chains before trees: a tree being dropped turns its long values into chains one by one, so the
+  // list never grows beyond a few entries.
+  if (const auto next = context.roots->next_pending()) {
+    const Roots::Entry& e = *next;
     if (e.kind == Roots::Kind::dropping) {
       Tree tree(context, e.tree, e.page);
       KESSAI_TRY(tree.drop_step(shadows));

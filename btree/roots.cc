@@ -83,7 +83,7 @@ Result<void> Roots::load() {
     p.id = id;
     if (!store_->pool().pin(*g, p.pin)) continue;
     const std::byte* data = g->data();
-    if (read_header(data).type != PageType::roots || pages_.size() > 4096)
+    if (read_header(data).type != PageType::roots || pages_.size() > store_->next_page())
       return bad("this is no roots page");
     std::uint32_t next = 0, n = 0;
     std::memcpy(&next, data + 64, 4);
@@ -115,6 +115,18 @@ std::vector<Roots::Entry> Roots::entries() const {
   std::vector<Entry> out;
   for (const Page& p : pages_) out.insert(out.end(), p.entries.begin(), p.entries.end());
   return out;
+}
+
+std::optional<Roots::Entry> Roots::next_pending() const {
+  io::MutexLock lock(mutex_);
+  std::optional<Entry> dropping;
+  for (const Page& p : pages_) {
+    for (const Entry& e : p.entries) {
+      if (e.kind == Kind::overflow) return e;
+      if (e.kind == Kind::dropping) dropping = e;
+    }
+  }
+  return dropping;
 }
 
 std::vector<PageId> Roots::pages() const {

@@ -41,6 +41,8 @@ class Roots {
 
   [[nodiscard]] std::optional<PageId> root_of(TreeId tree) const;
   [[nodiscard]] std::vector<Entry> entries() const;
+  /// What to free next: an overflow chain if there is one, else a dropping tree.
+  [[nodiscard]] std::optional<Entry> next_pending() const;
   [[nodiscard]] std::vector<PageId> pages() const;
 
   /// Free entries; callers keep enough in reserve before they enter the gate (make_room()).

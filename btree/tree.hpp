@@ -113,6 +113,8 @@ class Tree {
   /// Makes the leaf of `key` resident and pins it (I4).
   [[nodiscard]] Result<Pool::Pin> pin_leaf(std::string_view key, LeafHint& hint);
   /// Writes a long value into fresh overflow pages, pinned and private.
+  /// Pages that a value of `bytes` takes.
+  [[nodiscard]] static std::size_t overflow_pages(std::size_t bytes) noexcept;
   [[nodiscard]] Result<void> prepare_overflow(std::string_view value, OverflowPages& out);
   void discard_overflow(OverflowPages& pages);
 
@@ -245,11 +247,6 @@ class TreeCursor {
   /// Prefetches the neighbour's heap a few lines a row: all at once would wait for the line
   /// buffers.
   void fetch_ahead() noexcept {
-    if (ahead_wait_ > 0) {
-      --ahead_wait_;
-      return;
-    }
-    if (ahead_at_ == 0) ahead_at_ = NodeView(ahead_).heap_begin() & ~63U;
     for (unsigned i = 0; i < 4 && ahead_at_ < kPageSize; ++i, ahead_at_ += 64)
       __builtin_prefetch(ahead_ + ahead_at_);
     if (ahead_at_ >= kPageSize) ahead_ = nullptr;
@@ -269,8 +266,8 @@ class TreeCursor {
   bool next_unbounded_ = false;
   Tree::Turn turn_;  ///< the leaf's parent, while it is valid: the way to the next leaf
   const std::byte* ahead_ =
-      nullptr;  ///< the neighbour being prefetched (never dereferenced unchecked)
-  unsigned ahead_at_ = 0, ahead_wait_ = 0;
+      nullptr;  ///< the neighbour being prefetched (never dereferenced: it may be unmapped)
+  unsigned ahead_at_ = 0;
   std::size_t prefix_ = 0;  ///< bytes of key_ that all keys of the leaf share
   char key_[2 * kMaxKey];
   alignas(64) std::byte page_[kPageSize];

@@ -124,16 +124,15 @@ Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool creat
   }
   // The root first: an image may hold a root without a catalog record (open drops it), never the
   // other way round.
-  const TreeId id{next_tree_};
+  const TreeId id{next_tree_++};  // used up even if this fails: ids are never reused
   KESSAI_ASSIGN(root, make_root(id));
   WriteSet writes;
-  writes.set_value(writes.add(catalog_tree_, ""), encode_id(next_tree_ + 1));
+  writes.set_value(writes.add(catalog_tree_, ""), encode_id(next_tree_));
   writes.set_value(writes.add(catalog_tree_, key), encode_id(raw(id)));
   mvcc::LockSet locks(next_owner());
   auto lsn = commit(writes, locks);
   if (lsn) {
     if (auto ok = wait_durable(*lsn); !ok) return std::unexpected(ok.error());
-    ++next_tree_;
     return remember(key, id, root);
   }
   if (lsn.error() != Code::unknown_outcome) static_cast<void>(mark_dropping(id, root));
@@ -170,6 +169,7 @@ Result<void> Store::drop_tree(std::string_view name) {
 Result<std::vector<std::string>> Store::tree_names() {
   std::vector<std::string> out;
   io::MutexLock lock(trees_mutex_);
+  out.reserve(trees_.size());
   for (const auto& [name, t] : trees_) out.push_back(name);
   std::sort(out.begin(), out.end());
   return out;

@@ -9,6 +9,9 @@
 namespace kessai::engine {
 namespace {
 
+constexpr std::uint32_t kLeafPinsPerFrame =
+    8;  // a commit pins at most an eighth of the pool's frames
+
 std::span<const std::byte> as_bytes(const std::string& s) {
   return {reinterpret_cast<const std::byte*>(s.data()), s.size()};
 }
@@ -68,8 +71,33 @@ Result<void> Store::writable() const {
   return {};
 }
 
+Result<std::uint32_t> Store::take_pin_share(const std::vector<Write>& writes) {
+  const std::uint32_t frames = pages_->pool().frames();
+  std::size_t long_pages = 0;
+  for (const Write& w : writes) {
+    if (w.noop || w.remove || btree::fits_inline(w.key.size(), w.value.size())) continue;
+    long_pages += btree::Tree::overflow_pages(w.value.size());
+  }
+  if (long_pages > frames / 4) {
+    return fail(Code::transaction_too_large,
+                "the transaction's long values need " + std::to_string(long_pages) +
+                    " pages, more than a quarter of the page cache; raise Options::memory");
+  }
+  const auto share = static_cast<std::uint32_t>(
+      long_pages + std::min<std::size_t>(writes.size(), frames / kLeafPinsPerFrame));
+  // Whoever holds a share is past its record locks and finishes: the wait is bounded by commits.
+  for (std::uint32_t now = pinned_.load(std::memory_order_relaxed);;) {
+    if (now + share > frames / 2) {
+      io::yield_thread();
+      now = pinned_.load(std::memory_order_relaxed);
+    } else if (pinned_.compare_exchange_weak(now, now + share, std::memory_order_acq_rel)) {
+      return share;
+    }
+  }
+}
+
 Result<void> Store::prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins) {
-  const std::size_t quota = pages_->pool().frames() / 4;
+  const std::size_t quota = pages_->pool().frames() / kLeafPinsPerFrame;
   PageId last{};
   for (Write& w : writes.all()) {
     if (w.noop) continue;
@@ -106,6 +134,12 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
   auto& sorted = writes.sorted();
   TreeHolds holds;
   KESSAI_TRY(holds.take(sorted));
+  KESSAI_ASSIGN(share, take_pin_share(sorted));
+  struct PinShare {  // given back after the pins, which are declared later
+    std::atomic<std::uint32_t>& pinned;
+    std::uint32_t share;
+    ~PinShare() { pinned.fetch_sub(share, std::memory_order_acq_rel); }
+  } const pin_share{pinned_, share};
   std::vector<btree::Pool::Pin> pins;
   auto prepared = prepare_writes(writes, pins);
   std::uint64_t claim = 8;

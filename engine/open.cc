@@ -40,8 +40,14 @@ Result<std::shared_ptr<Store>> Store::open(std::string_view path, const Options&
   if (absent && options.create) {
     s->roots_.reset();
     s->pages_.reset();
-    KESSAI_TRY(s->clear_leftovers());
-    opened = s->create_files();
+    auto cleared = s->clear_leftovers();
+    if (!cleared && cleared.error() == Code::store_exists) {
+      opened = s->open_files();  // another process created it meanwhile
+    } else if (!cleared) {
+      return std::unexpected(cleared.error());
+    } else {
+      opened = s->create_files();
+    }
   }
   if (!opened) return std::unexpected(opened.error());
   s->start_threads();
@@ -111,15 +117,31 @@ Result<void> Store::prepare(std::unique_ptr<btree::PageStore> pages) {
 
 Result<void> Store::clear_leftovers() {
   KESSAI_ASSIGN(names, env_->directory->list());
+  std::erase_if(names, [](const auto& name) { return !is_leftover(name); });
+  if (names.empty()) return {};
+  const bool half_created = std::ranges::find(names, btree::kDataFileNew) != names.end();
+  // Another process may be creating right now: its files are locked, and when they no longer are,
+  // it has finished.
+  std::vector<std::unique_ptr<io::File>> locked;
   for (const auto& name : names) {
-    if (!is_leftover(name)) continue;
-    {
-      // Another process may be creating right now: its files are locked.
-      KESSAI_ASSIGN(file, env_->directory->open(name, io::OpenMode::read_write));
-      KESSAI_TRY(file->lock(ns(options_.open_timeout)));
-    }
-    KESSAI_TRY(env_->directory->remove(name));
+    KESSAI_ASSIGN(file, env_->directory->open(name, io::OpenMode::read_write));
+    KESSAI_TRY(file->lock(ns(options_.open_timeout)));
+    locked.push_back(std::move(file));
   }
+  KESSAI_ASSIGN(now, env_->directory->list());
+  if (std::ranges::find(now, btree::kDataFile) != now.end()) return fail(Code::store_exists);
+  if (!half_created) {
+    return fail(Code::incomplete_store,
+                "there is a log but no " + std::string(btree::kDataFile) +
+                    ": the data file was lost or moved; put it back, or move the wal-* files away");
+  }
+  locked.clear();
+  // The temporary data file goes last: its presence says that the log is nobody's.
+  for (const auto& name : names) {
+    if (name != btree::kDataFileNew) KESSAI_TRY(env_->directory->remove(name));
+  }
+  KESSAI_TRY(env_->directory->flush());
+  KESSAI_TRY(env_->directory->remove(btree::kDataFileNew));
   return env_->directory->flush();
 }
 
@@ -134,6 +156,7 @@ Result<void> Store::create_files() {
   if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::create(*env_, id, o));
   KESSAI_TRY(prepare(std::move(pages)));
+  KESSAI_TRY(env_->directory->flush());  // its name is durable before a log file is
   if (env_->directory->backend() != io::Backend::simulated)
     KESSAI_TRY(io::calibrate_durable_write(*env_->directory));
   KESSAI_ASSIGN(log, wal::Log::create(*env_, id, log_options()));
@@ -357,7 +380,7 @@ Result<void> Store::close() {
     ok = writable();
     if (ok) {
       step_versions();
-      step_reclaim(1 << 20);
+      step_reclaim(1024);  // a large drop goes on after the next open
       ok = log_->seal();
       if (ok) ok = run_checkpoint(true);
     }

@@ -70,6 +70,13 @@ bool CursorState::next_stored() {
   return next_resolved(row, false);
 }
 
+bool CursorState::killed() {
+  if (!live_.killed() && (txn_ == nullptr || !(*txn_)->killed())) return false;
+  status_ =
+      fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
+  return true;
+}
+
 bool CursorState::next_resolved(btree::TreeCursor::Row& row, bool have_row) {
   Store::Use use(*store_);
   if (!use) {
@@ -78,6 +85,8 @@ bool CursorState::next_resolved(btree::TreeCursor::Row& row, bool have_row) {
   }
   for (;; have_row = false) {
     auto more = have_row ? Result<bool>(true) : cursor_->next(row);
+    // First of all: what a killed snapshot needed may be gone, ends and errors included.
+    if (killed()) return false;
     if (tree_->gone_at(snapshot_.w)) {
       status_ = std::unexpected(dropped_tree(*tree_));
       return false;
@@ -89,11 +98,7 @@ bool CursorState::next_resolved(btree::TreeCursor::Row& row, bool have_row) {
     if (!*more) return false;
     const bool visible = resolve(row);
     if (!status_) return false;
-    if (live_.killed() || (txn_ != nullptr && (*txn_)->killed())) {
-      status_ =
-          fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
-      return false;
-    }
+    if (killed()) return false;
     if (visible) return true;
   }
 }

@@ -31,6 +31,7 @@ class CursorState {
     bool remove;
   };
   [[nodiscard]] bool next_stored();
+  [[nodiscard]] bool killed();
   [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row);
   [[nodiscard]] bool resolve(const btree::TreeCursor::Row& row);
   [[nodiscard]] bool before(std::string_view a, std::string_view b) const noexcept {

@@ -186,6 +186,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<void> mark_dropping(TreeId id, PageId root);
 
   // commit.cc
+  /// Takes a share of the pin budget for a commit: waits while others hold too much of it.
+  [[nodiscard]] Result<std::uint32_t> take_pin_share(const std::vector<Write>& writes);
   [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
   [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows);
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
@@ -231,6 +233,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   std::atomic<Lsn> gc_horizon_{
       0};  ///< what ended at or below it may be gone; raised before it goes
   std::atomic<std::uint64_t> next_owner_{1};
+  /// Frames that commits under way may pin, all together: at most half the pool (I4).
+  std::atomic<std::uint32_t> pinned_{0};
   std::atomic<bool> closed_{false};
   std::atomic<unsigned> closer_{0};  ///< 1 + thread_index() of the thread in close()
   std::atomic<bool> close_ended_{false};

@@ -86,11 +86,11 @@ Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::stri
     return Lsn{0};
   }
   auto r = store_->read_at(*t, key, live_.snapshot(), &value);
-  if (!r) return failed(r.error());
-  if (killed())
+  if (killed())  // before any error: what the snapshot needed may be gone
     return failed(
         Error(Code::snapshot_too_old,
               "the snapshot was given up to keep undo_memory; run the transaction again"));
+  if (!r) return failed(r.error());
   answered_ = true;
   if (!r->found) return fail(Code::not_found);
   return r->lsn;
@@ -103,13 +103,13 @@ Result<TransactionState::Current> TransactionState::lock_and_read(
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
+  if (killed())
+    return fail(Code::snapshot_too_old,
+                "the snapshot was given up to keep undo_memory; run the transaction again");
   // The pages of a dropped tree stay while this snapshot is older than the drop.
   if (t->gone_at(judge_current_ ? kMaxLsn : live_.snapshot().w))
     return std::unexpected(dropped_tree(*t));
   if (!r) return std::unexpected(r.error());
-  if (killed())
-    return fail(Code::snapshot_too_old,
-                "the snapshot was given up to keep undo_memory; run the transaction again");
   c.page_lsn = r->page_lsn;
   c.tag = r->tag;
   c.live = r->present && !btree::is_ghost(r->tag);
@@ -150,9 +150,9 @@ Result<void> TransactionState::put(const std::shared_ptr<TreeState>& t, std::str
   KESSAI_TRY(check_value(value));
   if (options_.read_only)
     return fail(Code::read_only, "the transaction was begun for reading only");
-  KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
+  KESSAI_TRY(store_->writable());
   if (writes_.find(t.get(), key) != nullptr) return write(t, key, {}, false, value);
   auto c = lock_and_read(t, key, false, true);
   if (!c) return failed(c.error());
@@ -166,9 +166,9 @@ Result<void> TransactionState::insert(const std::shared_ptr<TreeState>& t, std::
   KESSAI_TRY(check_value(value));
   if (options_.read_only)
     return fail(Code::read_only, "the transaction was begun for reading only");
-  KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
+  KESSAI_TRY(store_->writable());
   const auto exists = [&](Lsn lsn) {
     ErrorDetail d;
     d.what = "a row with this key exists";
@@ -205,9 +205,9 @@ Result<void> TransactionState::remove(const std::shared_ptr<TreeState>& t, std::
   KESSAI_TRY(check_key(key));
   if (options_.read_only)
     return fail(Code::read_only, "the transaction was begun for reading only");
-  KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
+  KESSAI_TRY(store_->writable());
   if (const Write* w = writes_.find(t.get(), key)) {
     if (w->remove) return fail(Code::not_found);
     return write(t, key, {}, true, {});
@@ -228,9 +228,9 @@ Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeS
   KESSAI_TRY(check_key(key));
   if (options_.read_only)
     return fail(Code::read_only, "the transaction was begun for reading only");
-  KESSAI_TRY(store_->writable());
   Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
+  KESSAI_TRY(store_->writable());
   if (const Write* w = writes_.find(t.get(), key)) {
     if (w->remove) return fail(Code::not_found);
     return w->value;
@@ -244,7 +244,8 @@ Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeS
 }
 
 Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
-  if (!active_ || store_->in_forked_child()) return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
+  if (!active_ || store_->in_forked_child())
+    return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
   if (failed_) {
     end();
     return fail(Code::closed_handle,
@@ -272,7 +273,8 @@ Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
 }
 
 Result<void> TransactionState::rollback() {
-  if (!active_ || store_->in_forked_child()) return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
+  if (!active_ || store_->in_forked_child())
+    return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
   const Lsn wait = answered_ && !options_.read_only ? seen_ : 0;
   end();
   store_->counters.rollbacks.fetch_add(1, std::memory_order_relaxed);

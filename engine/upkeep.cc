@@ -80,8 +80,11 @@ void Store::step_reclaim(std::size_t most) {
     });
   }
   for (const auto& t : ready) {
-    if (auto ok = mark_dropping(t->tree.id(), t->tree.root()); !ok)
+    if (auto ok = mark_dropping(t->tree.id(), t->tree.root()); !ok) {
       say("freeing a tree: " + ok.error().message());
+      io::MutexLock lock(trees_mutex_);
+      dropped_.push_back(t);  // again later
+    }
   }
   btree::Shadows shadows(*pages_);
   for (; most > 0; --most) {
@@ -151,15 +154,14 @@ void Store::checkpoint_thread() {
       wanted = std::exchange(checkpoint_wanted_, false);
     }
     if (!writable()) continue;
-    {
-      io::MutexLock lock(upkeep_mutex_);
-      step_versions();
-      step_purge(4096);
-      step_reclaim(1024);
-    }
+    // Checkpoints first: a full log waits for them.
     if (wanted || checkpoint_due()) {
       if (auto ok = run_checkpoint(false); !ok) say("checkpoint failed: " + ok.error().message());
     }
+    io::MutexLock lock(upkeep_mutex_);
+    step_versions();
+    step_purge(4096);
+    step_reclaim(256);
   }
 }
 

@@ -231,7 +231,8 @@ TEST_F(PoolTest, BusyFramesAreWaitedFor) {
   for (FrameId f = 0; f < kFrames; ++f) pool->frame(f).writing.store(1);
   std::atomic<int> answer{0};
   io::Thread reader("reader", [&] { answer.store(pool->read(PageId{500}).has_value() ? 1 : 2); });
-  for (int i = 0; i < 20000 && answer.load() == 0; ++i) io::yield_thread();
+  // Long enough for it to start waiting as a rule; never near the bound of that wait.
+  for (int i = 0; i < 50 && answer.load() == 0; ++i) io::yield_thread();
   for (FrameId f = 0; f < kFrames; ++f) pool->frame(f).writing.store(0);
   reader.join();
   EXPECT_EQ(answer.load(), 1);
