@@ -411,8 +411,8 @@ Result<void> Pool::evict_batch(bool patient) {
     if (round < kPinnedRounds) {
       io::yield_thread();
     } else {
-      static const std::atomic<std::uint32_t> never{0};
-      io::futex_wait(never, 0, kBusyPauseNs);
+      static const std::atomic<std::uint32_t> kNever{0};
+      io::futex_wait(kNever, 0, kBusyPauseNs);
     }
     io::SpinLock free_lock(free_mutex_);
     if (!free_.empty()) return {};

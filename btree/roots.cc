@@ -132,6 +132,7 @@ std::optional<Roots::Entry> Roots::next_pending() const {
 std::vector<PageId> Roots::pages() const {
   io::MutexLock lock(mutex_);
   std::vector<PageId> out;
+  out.reserve(pages_.size());
   for (const Page& p : pages_) out.push_back(p.id);
   return out;
 }
