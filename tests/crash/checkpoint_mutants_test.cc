@@ -35,7 +35,7 @@ INSTANTIATE_TEST_SUITE_P(
                       "reuse_ignores_building", "map_chunk_not_flushed", "data_not_flushed",
                       "superblock_before_fence", "recycle_to_newest", "overwrite_newest_superblock",
                       "superblock_not_flushed", "freed_page_comes_back", "older_slots_forgotten"),
-    [](const auto& info) { return std::string(info.param); });
+    [](const auto& bug) { return std::string(bug.param); });
 
 }  // namespace
 }  // namespace kessai::btree::test
