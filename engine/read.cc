@@ -100,6 +100,8 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
       } else if (record.present || freed) {
         // Newer than what is durable, or purged under us: the one-key path knows what to do.
         auto lsn = get(t, keys[from + i], o.value);
+        // Dropped meanwhile: an answer of the call, as for any other moment of the drop.
+        if (!lsn && lsn.error() == Code::tree_not_found) return std::unexpected(lsn.error());
         o.found = lsn.has_value();
         o.lsn = lsn.value_or(0);
         if (!lsn) o.code = lsn.error().code();
