@@ -69,6 +69,7 @@ std::string_view code_name(Code code) noexcept {
     KESSAI_NAME(poisoned);
     KESSAI_NAME(unknown_outcome);
     KESSAI_NAME(interrupted);
+    KESSAI_NAME(callback_failed);
 #undef KESSAI_NAME
   }
   return "unknown_code";

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "kessai/error.hpp"
+#include "kessai/inspect.hpp"
 #include "kessai/options.hpp"
 #include "kessai/stats.hpp"
 
@@ -118,15 +119,43 @@ class CommitTicket {
   Lsn wait_for_ = 0;
 };
 
-/// A unit of work. Writes stay private until commit; reads see the snapshot taken at begin plus
+/// Names a commit for ever: ask Database::outcome() after a reopen whether it survived.
+struct CommitToken {
+  std::string store;             ///< StoreInfo::store_id
+  std::uint64_t generation = 0;  ///< of the log: one per read-write open
+  Lsn lsn = 0;
+  /// "STORE/GENERATION/LSN", to be kept outside the store.
+  [[nodiscard]] std::string text() const;
+  [[nodiscard]] static Result<CommitToken> parse(std::string_view text);
+};
+
+enum class Outcome : std::uint8_t { committed, not_committed };
+
+/// A point in a transaction to roll back to. Valid until the transaction ends or an older
+/// savepoint is rolled back to.
+class Savepoint {
+ private:
+  friend class engine::TransactionState;
+  std::uint64_t transaction_ = 0;
+  std::uint64_t depth_ = 0;
+};
+
+/// A unit of work. Writes stay private until commit; reads see what the isolation level says plus
 /// the own writes. Destroying an open transaction rolls it back.
 ///
-/// Write conflicts (first updater wins): a write or locking read of a row that changed since the
-/// snapshot fails with `write_conflict`; a row locked by another transaction is waited for up to
-/// `Options::lock_timeout`. After any error other than not_found/key_exists/lock_timeout and errors
-/// of the call's own arguments the transaction can only be rolled back.
+/// Locks: a write or locking read locks its record to the end of the transaction; when another
+/// transaction holds it, the call waits: FIFO, up to the given time (`lock_timeout`), unless the
+/// wait would close a cycle: then the transaction with the least work gets `deadlock`.
+/// Conflicts (snapshot, serializable; first updater wins): a write or locking read of a row that
+/// changed since the snapshot fails with `write_conflict`. Serializable transactions can get
+/// `write_conflict` from commit, too. Errors with `retryable()` ask to run the transaction again.
+/// After any error other than not_found, key_exists, lock_timeout, tree_not_found, transient
+/// refusals and errors of the call's own arguments the transaction can only be rolled back.
 class Transaction {
  public:
+  /// What update_if does with the current value: a new value, or nothing to leave the row alone.
+  using Update = std::function<std::optional<std::string>(std::string_view current)>;
+
   Transaction(Transaction&&) noexcept;
   Transaction& operator=(Transaction&&) noexcept;
   ~Transaction();
@@ -136,23 +165,58 @@ class Transaction {
   /// As get, into `value` (its capacity is reused); returns the row's commit LSN (0: own write).
   [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
   /// Reads the current version and locks it to the end of the transaction; absent keys are locked
-  /// too.
-  [[nodiscard]] Result<std::string> get_for_update(const Tree& tree, std::string_view key);
-  [[nodiscard]] Result<void> put(const Tree& tree, std::string_view key, std::string_view value);
+  /// too (`not_found`, and nobody else can insert them).
+  [[nodiscard]] Result<std::string> get_for_update(const Tree& tree, std::string_view key,
+                                                   LockWait wait = {});
+  [[nodiscard]] Result<void> put(const Tree& tree, std::string_view key, std::string_view value,
+                                 LockWait wait = {});
   /// As put, but an existing row answers `key_exists`, with the row's value in `existing` if given.
+  /// Meets an uncommitted insert: waits for its end, then decides.
   [[nodiscard]] Result<void> insert(const Tree& tree, std::string_view key, std::string_view value,
-                                    std::string* existing = nullptr);
+                                    std::string* existing = nullptr, LockWait wait = {});
   /// `not_found` when absent.
-  [[nodiscard]] Result<void> remove(const Tree& tree, std::string_view key);
+  [[nodiscard]] Result<void> remove(const Tree& tree, std::string_view key, LockWait wait = {});
+  /// Locks the row, shows its current version (not the snapshot's) to `update`, and writes what it
+  /// answers. True: written. False: `update` left it alone. `not_found` when absent;
+  /// `write_conflict` as for a write. What `update` throws becomes `callback_failed`.
+  [[nodiscard]] Result<bool> update_if(const Tree& tree, std::string_view key, const Update& update,
+                                       LockWait wait = {});
   [[nodiscard]] Cursor scan(const Tree& tree, Range range);
 
-  /// Commits and waits as its durability asks. `unknown_outcome`: the log failed while it waited.
+  /// Locks all keys as get_for_update would, sorted and each once, so that two such calls never
+  /// deadlock with each other.
+  [[nodiscard]] Result<void> lock_many(const Tree& tree, std::span<const std::string_view> keys,
+                                       LockWait wait = {});
+  /// A lock on a name of the application's choosing, to the end of the transaction.
+  [[nodiscard]] Result<void> lock_named(std::string_view name, LockMode mode = LockMode::exclusive,
+                                        LockWait wait = {});
+  /// Without waiting; false when another transaction is in the way.
+  [[nodiscard]] Result<bool> try_lock_named(std::string_view name,
+                                            LockMode mode = LockMode::exclusive);
+
+  /// Savepoints nest. Rolling back to one undoes the writes made after it (and forgets savepoints
+  /// and on_commit hooks made after it); locks and what was read stay until the transaction ends.
+  [[nodiscard]] Result<Savepoint> savepoint();
+  [[nodiscard]] Result<void> rollback_to(const Savepoint& savepoint);
+
+  /// Calls `fn` once the commit is durable, never if it is rolled back or its outcome unknown. On
+  /// the committing thread, or for commit_async on the thread that finds it durable. In the order
+  /// given. What `fn` throws goes to Options::log_sink. A crash between durability and the call
+  /// loses the call: what must not be lost belongs into a row.
+  [[nodiscard]] Result<void> on_commit(std::function<void(Lsn)> fn);
+
+  /// Commits and waits as its durability asks. `unknown_outcome`: the log failed while it waited;
+  /// Error::detail().lsn names the commit, see Database::token().
   [[nodiscard]] Result<Lsn> commit();
   /// Commits, visible to others at once; durable when the ticket says so.
   [[nodiscard]] Result<CommitTicket> commit_async();
   /// Undoes everything. Waits like a read-only commit when answers were given (see file comment).
   [[nodiscard]] Result<void> rollback();
   [[nodiscard]] bool active() const noexcept;
+  [[nodiscard]] std::uint64_t id() const noexcept;  ///< larger = begun later
+  [[nodiscard]] Isolation isolation() const noexcept;
+  /// Watermark of the reads: commits up to it are seen. Fixed at begin (read_committed: at the
+  /// last call). 0 in the S2PL build, which reads the current state.
   [[nodiscard]] Lsn snapshot() const noexcept;
 
  private:
@@ -183,7 +247,7 @@ struct TreeInfo {
 struct StoreInfo {
   std::uint32_t format = 0;
   std::string store_id;  ///< hex
-  std::string mode;      ///< "mvcc"
+  std::string mode;      ///< "mvcc" or "s2pl": how this build controls concurrency
   std::uint32_t page_size = 0;
   std::uint64_t pages = 0;       ///< pages in use
   std::uint64_t free_pages = 0;  ///< reusable slots in the data file
@@ -296,11 +360,24 @@ class Database {
                                    Durability durability = Durability::durable);
 
   [[nodiscard]] Result<void> wait_durable(Lsn lsn);
+  /// The token of a commit of this open: of the LSN that commit() answered, or of the one in
+  /// Error::detail() of `unknown_outcome`.
+  [[nodiscard]] Result<CommitToken> token(Lsn lsn) const;
+  /// Whether a commit of any earlier open survived. `invalid_argument`: not a token of this store,
+  /// or of a later history than this copy of it knows; of this open and not yet durable: waits.
+  [[nodiscard]] Result<Outcome> outcome(const CommitToken& token);
   [[nodiscard]] Result<void> checkpoint();
   [[nodiscard]] Result<CheckReport> check(
       const std::function<void(const Progress&)>& progress = {});
   [[nodiscard]] StoreInfo info() const;
   [[nodiscard]] Stats stats() const;
+  [[nodiscard]] std::vector<WaitInfo> waits() const;  ///< since open; every name, also unused ones
+  [[nodiscard]] std::vector<TransactionInfo> transactions() const;
+  [[nodiscard]] std::vector<LockInfo> locks() const;
+  [[nodiscard]] std::vector<DeadlockInfo> deadlocks() const;  ///< the last 32, oldest first
+  [[nodiscard]] UndoInfo undo() const;
+  /// All versions of a row that are still kept, newest first. Empty: absent for everybody.
+  [[nodiscard]] Result<std::vector<VersionInfo>> versions(const Tree& tree, std::string_view key);
   [[nodiscard]] Result<PageDump> page(std::uint64_t page_id);
   [[nodiscard]] Result<std::vector<TreeNode>> tree_nodes(const Tree& tree);
   /// Visits the log's records still on disk, oldest first; stops when `fn` answers false.
@@ -310,6 +387,11 @@ class Database {
   explicit Database(std::shared_ptr<engine::Store> s) noexcept;
   std::shared_ptr<engine::Store> store_;
 };
+
+/// "a -> b -> a" in words, one line a member; for people.
+[[nodiscard]] std::string deadlock_text(const DeadlockInfo& deadlock);
+/// The wait-for graph for Graphviz.
+[[nodiscard]] std::string deadlock_dot(const DeadlockInfo& deadlock);
 
 /// "kessai 0.1.0".
 [[nodiscard]] std::string_view version() noexcept;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string_view>
 
 #include "kessai/error.hpp"
@@ -34,7 +35,19 @@ enum class IoBackend : std::uint8_t { automatic, uring, posix };
 /// becomes durable within `flush_interval`; a crash takes back relaxed commits only as a suffix).
 enum class Durability : std::uint8_t { durable, relaxed };
 
-enum class Isolation : std::uint8_t { snapshot };
+/// What a transaction is protected from; docs/isolation.md has the table of anomalies. In the S2PL
+/// build every level runs as `serializable`.
+enum class Isolation : std::uint8_t {
+  read_committed,  ///< every call sees what was committed when it began
+  snapshot,        ///< every call sees what was committed at begin; write conflicts are errors
+  serializable,    ///< as if transactions ran one after another, in the order of their commits
+};
+
+/// When a transaction takes the locks of its writes: at each call, or all of them, sorted, at
+/// commit. At commit there is no deadlock among such transactions and a lock is held for
+/// microseconds; conflicts show up late, and inserts are judged at commit. Locking reads
+/// (get_for_update, update_if) lock at the call in any case. The S2PL build locks at the call.
+enum class Locking : std::uint8_t { at_call, at_commit };
 
 /// What open is doing; `done` and `total` share a unit that depends on the phase (log bytes).
 struct Progress {
@@ -51,6 +64,11 @@ struct Options {
   std::uint64_t undo_memory = 64_MiB;  ///< before-images kept for open snapshots
   std::chrono::milliseconds flush_interval{10};  ///< bound on how long a relaxed commit may be lost
   std::chrono::milliseconds lock_timeout{1000};  ///< longest wait for a record lock
+  /// A transaction that makes no call for so long is rolled back, so that a forgotten one cannot
+  /// hold locks and versions for ever; its next call answers `transaction_expired`. 0: never.
+  std::chrono::milliseconds idle_limit{5 * 60 * 1000};
+  /// The same for its age, whether it makes calls or not. 0: never.
+  std::chrono::milliseconds age_limit{0};
   std::chrono::milliseconds open_timeout{
       10000};  ///< longest wait for another holder's in-flight I/O
   IoBackend io = IoBackend::automatic;
@@ -66,10 +84,20 @@ struct TreeOptions {
   bool create = false;  ///< create the tree when it is missing
 };
 
+/// How long a call may wait for locks: nothing = Options::lock_timeout, 0 = do not wait.
+using LockWait = std::optional<std::chrono::milliseconds>;
+inline constexpr std::chrono::milliseconds no_wait{0};
+
 struct BeginOptions {
   Isolation isolation = Isolation::snapshot;
   bool read_only = false;
   Durability durability = Durability::durable;
+  Locking locking = Locking::at_call;
+  /// Longest lock wait of this transaction's calls that name none of their own.
+  LockWait lock_timeout = {};
+  /// read_only: the snapshot contains this commit, waiting until it is applied. It may then see
+  /// what a crash takes back (a session's own relaxed commits). 0: no wish.
+  std::uint64_t at_least = 0;
 };
 
 }  // namespace kessai

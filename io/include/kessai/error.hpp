@@ -63,6 +63,7 @@ enum class Code : std::uint16_t {
   poisoned = 105,         ///< an earlier I/O failure; close and reopen the store
   unknown_outcome = 106,  ///< the commit may or may not survive; ask again after reopening
   interrupted = 107,
+  callback_failed = 108,  ///< a function of the caller's threw; the message has its what()
 };
 
 /// The enumerator's name, for example "key_exists". Static storage.
