@@ -59,12 +59,18 @@ class VirtualClock final : public Clock {
   std::atomic<std::uint64_t> wall_base_{kStartUnixMicros};
 };
 
+class Waits;
+
 struct Env {
   Directory* directory = nullptr;  ///< not owned
   Clock* clock = &system_clock();
   Random* random = &system_random();
   bool background = true;  ///< false: no engine threads; maintenance is stepped by the caller
   LogSink log;
+  /// Where the layers count their waits (not owned; null: nowhere). A store that is opened with an
+  /// Env puts in its own, unless `count_waits` is false: to measure what counting costs.
+  Waits* waits = nullptr;
+  bool count_waits = true;
 };
 
 }  // namespace kessai::io

@@ -4,6 +4,9 @@
 //
 // Every wait of the engine goes through one of these names. Counting costs nothing until somebody
 // waits: the clock is read on the waiting path only. Histograms are powers of two of a microsecond.
+// A wait inside another one (a miss on a descent that started over, say) counts in both.
+//
+// Who waits takes the Waits from its io::Env. Each open store has its own.
 //
 // Threads: any. Counters are spread over thread slots; sums are exact once the waiting threads are
 // quiet, and never go back.
@@ -21,13 +24,13 @@ namespace kessai::io {
 
 enum class Wait : std::uint8_t {
   leaf_split,   ///< for a page split to make room
-  page_latch,   ///< for a page latch held by another thread
+  page_latch,   ///< for a page latch held by another thread, or starting over because of one
   lock_row,     ///< for a record lock
   lock_range,   ///< for a range lock, or for a scanned range with a write
   lock_named,   ///< for a named lock
   wal_flush,    ///< for the log to become durable
   wal_space,    ///< for room in the log
-  buffer_miss,  ///< for a page to be read
+  buffer_miss,  ///< for a page to be read, or for room in the page cache
   checkpoint,   ///< for the structure gate, or for space that a checkpoint frees
   undo_read,    ///< looking for an older version
   undo_space,   ///< throttled because open snapshots hold too many versions
@@ -49,11 +52,13 @@ class Waits {
 
   Waits();
   void add(Wait w, std::uint64_t ns) noexcept;
-  [[nodiscard]] std::array<Total, kWaits> totals() const;
+  [[nodiscard]] Total total(Wait w) const noexcept;
+  [[nodiscard]] std::array<Total, kWaits> totals() const noexcept;
 
   /// Times a section that waits. `waits` null: does nothing, not even read the clock.
   class Timer {
    public:
+    Timer(const Env& env, Wait w) noexcept : Timer(env.waits, *env.clock, w) {}
     Timer(Waits* waits, Clock& clock, Wait w) noexcept
         : waits_(waits), clock_(clock), wait_(w), start_(waits != nullptr ? clock.now_ns() : 0) {}
     ~Timer() {
@@ -67,6 +72,31 @@ class Waits {
     Clock& clock_;
     Wait wait_;
     std::uint64_t start_;
+  };
+
+  /// For loops that seldom wait: times from the first start() to the end of the scope, as one wait
+  /// of the kind named first. Costs a flag until then. `env` null: nobody counts.
+  class LateTimer {
+   public:
+    explicit LateTimer(const Env* env) noexcept : env_(env) {}
+    ~LateTimer() {
+      if (started_) stop();
+    }
+    LateTimer(const LateTimer&) = delete;
+    LateTimer& operator=(const LateTimer&) = delete;
+    void start(Wait w) noexcept {
+      if (started_ || env_ == nullptr || env_->waits == nullptr) return;
+      started_ = true;
+      wait_ = w;
+      start_ = env_->clock->now_ns();
+    }
+
+   private:
+    void stop() noexcept;
+    const Env* env_;
+    bool started_ = false;
+    Wait wait_{};
+    std::uint64_t start_ = 0;
   };
 
  private:
