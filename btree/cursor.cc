@@ -75,12 +75,14 @@ void TreeCursor::look_ahead() noexcept {
 
 Result<void> TreeCursor::fetch() {
   if (fetch_neighbour()) return {};
+  io::Waits::LateTimer again(&tree_->store_->env());
   for (;;) {
     auto g = reverse_ ? tree_->find_leaf_before(bound_, unbounded_, &turn_)
                       : tree_->find_leaf(bound_, &turn_);
     if (!g) return std::unexpected(g.error());
     NodeView(g->data()).copy_leaf(page_);
     if (g->valid()) return {};
+    again.start(io::Wait::page_latch);
   }
 }
 

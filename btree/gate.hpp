@@ -9,11 +9,15 @@
 #include <optional>
 
 #include "io/sync.hpp"
+#include "io/waits.hpp"
 
 namespace kessai::btree {
 
 class Gate {
  public:
+  /// `env` counts the waits.
+  explicit Gate(const io::Env& env) noexcept : env_(&env) {}
+
   class Pass {
    public:
     explicit Pass(Gate& g) noexcept : gate_(&g) { g.enter(); }
@@ -54,10 +58,12 @@ class Gate {
         return;
       }
       inside_.fetch_sub(1, std::memory_order_seq_cst);
+      const io::Waits::Timer wait(*env_, io::Wait::checkpoint);
       while (closed_.load(std::memory_order_acquire)) io::yield_thread();
     }
   }
 
+  const io::Env* env_;
   std::atomic<std::uint32_t> inside_{0};
   std::atomic<std::uint64_t> entered_{0};
   std::atomic<bool> closed_{false};

@@ -406,6 +406,7 @@ Shadows::~Shadows() {
 }
 
 Result<void> Shadows::top_up(unsigned n) {
+  io::Waits::LateTimer wait(store_->env_);
   while (held_.size() < n && store_->building_.load(std::memory_order_seq_cst) != 0) {
     {
       io::MutexLock lock(store_->queue_mutex_);
@@ -420,6 +421,7 @@ Result<void> Shadows::top_up(unsigned n) {
         continue;
       }
     }
+    wait.start(io::Wait::checkpoint);
     KESSAI_TRY(store_->drain_captures());
     io::yield_thread();
   }

@@ -27,7 +27,7 @@ bool is_identity_error(const Error& e) {
 PageStore::~PageStore() = default;
 
 Result<void> PageStore::init_memory() {
-  KESSAI_ASSIGN(pool, Pool::create(options_.memory, *this));
+  KESSAI_ASSIGN(pool, Pool::create(options_.memory, *this, env_));
   pool_ = std::move(pool);
   return {};
 }

@@ -78,6 +78,7 @@ class PageStore final : private PageSource {
 
   [[nodiscard]] Pool& pool() noexcept { return *pool_; }
   [[nodiscard]] Gate& gate() noexcept { return gate_; }
+  [[nodiscard]] const io::Env& env() const noexcept { return *env_; }
   [[nodiscard]] wal::StoreId id() const noexcept { return id_; }
   [[nodiscard]] Superblock newest() const {
     io::MutexLock lock(map_mutex_);
@@ -163,7 +164,8 @@ class PageStore final : private PageSource {
   };
   enum class Phase : std::uint8_t { idle, capture, map, publish };
 
-  PageStore(io::Env& env, const PageStoreOptions& options) : env_(&env), options_(options) {}
+  PageStore(io::Env& env, const PageStoreOptions& options)
+      : env_(&env), options_(options), gate_(env) {}
   void read_pages(std::span<Read> reads) override;
   Result<void> write_out(std::span<const FrameId> frames) override;
 

@@ -68,9 +68,13 @@ void Pool::Pin::release() noexcept {
   frame_ = nullptr;
 }
 
-Result<std::unique_ptr<Pool>> Pool::create(std::uint64_t bytes, PageSource& source) {
+Result<std::unique_ptr<Pool>> Pool::create(std::uint64_t bytes, PageSource& source,
+                                           const io::Env* env) {
+  // Counts nothing, and spares every wait the question.
+  static const io::Env kNobody;
   std::unique_ptr<Pool> p(new Pool);
   p->source_ = &source;
+  p->env_ = env != nullptr ? env : &kNobody;
   p->frame_count_ = static_cast<std::uint32_t>(
       std::clamp<std::uint64_t>(bytes / kPageSize, kMinFrames, kFrameMask - 1));
   auto memory = io::Region::map(std::size_t{p->frame_count_} * kPageSize, true);
@@ -101,30 +105,39 @@ Result<void> Pool::cover(std::uint64_t next) {
   return {};
 }
 
-void Pool::wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept {
-  if (++spins < kSpins) {
-    io::cpu_relax();
-    return;
+/// Waits while another thread has the page latched or reads it; counted once spinning did not help.
+class Pool::BusyWait {
+ public:
+  BusyWait(Pool& pool, PageId page) noexcept : pool_(pool), page_(page), timer_(pool.env_) {}
+  void once(const Word& w) noexcept {
+    if (++spins_ < kSpins) return io::cpu_relax();
+    auto& event = pool_.load_events_[raw(page_) % kLoadEvents];
+    const std::uint32_t e = event.load(std::memory_order_acquire);
+    if ((w.load(std::memory_order_acquire) & kLatchMask) == kLoading) {
+      timer_.start(io::Wait::buffer_miss);
+      io::futex_wait(event, e, kWaitSliceNs);
+    } else {
+      timer_.start(io::Wait::page_latch);
+      io::yield_thread();
+    }
   }
-  counters_.latch_waits.fetch_add(1, std::memory_order_relaxed);
-  auto& event = load_events_[raw(page) % kLoadEvents];
-  const std::uint32_t e = event.load(std::memory_order_acquire);
-  if ((w.load(std::memory_order_acquire) & kLatchMask) == kLoading) {
-    io::futex_wait(event, e, kWaitSliceNs);
-  } else {
-    io::yield_thread();
-  }
-}
+
+ private:
+  Pool& pool_;
+  PageId page_;
+  unsigned spins_ = 0;
+  io::Waits::LateTimer timer_;
+};
 
 Result<Pool::Optimistic> Pool::read(PageId page) {
   Optimistic g;
   bool resident = true;  // the visit that loads a page is no sign of reuse (a scan's only visit)
-  for (unsigned spins = 0;;) {
+  for (BusyWait wait(*this, page);;) {
     switch (look(page, g, resident)) {
       case Peek::ok:
         return g;
       case Peek::busy:
-        wait_while_busy(page, *word(page), spins);
+        wait.once(*word(page));
         break;
       case Peek::miss:
         KESSAI_TRY(load(page));
@@ -160,14 +173,15 @@ void Pool::finish_load(PageId page, FrameId f, bool ok) noexcept {
 Result<void> Pool::load(PageId page) {
   Word* w = word(page);
   if (w == nullptr || page == kNoPage) return fail(Code::not_found);
-  for (unsigned spins = 0;;) {
+  for (BusyWait wait(*this, page);;) {
     const std::uint64_t seen = w->load(std::memory_order_acquire);
     if (latched(seen)) {
-      wait_while_busy(page, *w, spins);
+      wait.once(*w);
       continue;
     }
     if (frame_bits(seen) != 0) return {};
-    KESSAI_ASSIGN(f, take_frame());
+    const io::Waits::Timer miss(*env_, io::Wait::buffer_miss);
+    KESSAI_ASSIGN(f, take(true));
     if (!start_load(page, f)) {
       return_frame(f);
       continue;
@@ -185,11 +199,13 @@ void Pool::load_batch(std::span<const PageId> pages) {
   PageSource::Read reads[kBatch];
   FrameId frames[kBatch];
   while (!pages.empty()) {
+    io::Waits::LateTimer miss(env_);
     std::size_t n = 0;
     for (; !pages.empty() && n < kBatch; pages = pages.subspan(1)) {
       const PageId page = pages.front();
       Optimistic g;
       if (page == kNoPage || word(page) == nullptr || peek(page, g) != Peek::miss) continue;
+      miss.start(io::Wait::buffer_miss);
       const auto f = take(n == 0);  // who holds frames does not wait long for more
       if (!f) {
         pages = {};  // finish the reads begun; the rest is the callers' own
@@ -236,7 +252,12 @@ bool Pool::try_latch(PageId page, Exclusive& out) noexcept {
 }
 
 bool Pool::latch(PageId page, Exclusive& out) noexcept {
+  return try_latch(page, out) || latch_slowly(page, out);
+}
+
+bool Pool::latch_slowly(PageId page, Exclusive& out) noexcept {
   Optimistic g;
+  io::Waits::LateTimer wait(env_);
   for (unsigned spins = 0;;) {
     const Peek p = peek(page, g);
     if (p == Peek::miss) return false;
@@ -246,7 +267,7 @@ bool Pool::latch(PageId page, Exclusive& out) noexcept {
     if (++spins < kSpins) {
       io::cpu_relax();
     } else {
-      counters_.latch_waits.fetch_add(1, std::memory_order_relaxed);
+      wait.start(io::Wait::page_latch);
       io::yield_thread();
     }
   }
@@ -318,18 +339,23 @@ void Pool::return_frame(FrameId f) noexcept {
   free_.push_back(f);
 }
 
-Result<FrameId> Pool::take_frame() { return take(true); }
+Result<FrameId> Pool::take_frame() {
+  if (FrameId f; take_free(f)) return f;
+  const io::Waits::Timer wait(*env_, io::Wait::buffer_miss);
+  return take(true);
+}
+
+bool Pool::take_free(FrameId& out) noexcept {
+  io::SpinLock lock(free_mutex_);
+  if (free_.empty()) return false;
+  out = free_.back();
+  free_.pop_back();
+  return true;
+}
 
 Result<FrameId> Pool::take(bool patient) {
-  for (;;) {
-    {
-      io::SpinLock lock(free_mutex_);
-      if (!free_.empty()) {
-        const FrameId f = free_.back();
-        free_.pop_back();
-        return f;
-      }
-    }
+  for (FrameId f;;) {
+    if (take_free(f)) return f;
     KESSAI_TRY(evict_batch(patient));
   }
 }

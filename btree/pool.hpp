@@ -29,6 +29,7 @@
 #include "io/memory.hpp"
 #include "io/sync.hpp"
 #include "io/types.hpp"
+#include "io/waits.hpp"
 #include "kessai/error.hpp"
 
 namespace kessai::btree {
@@ -129,8 +130,9 @@ class Pool {
 
   enum class Peek : std::uint8_t { ok, busy, miss };
 
-  [[nodiscard]] static Result<std::unique_ptr<Pool>> create(std::uint64_t bytes,
-                                                            PageSource& source);
+  /// `env` counts the waits (null: nobody); it outlives the pool.
+  [[nodiscard]] static Result<std::unique_ptr<Pool>> create(std::uint64_t bytes, PageSource& source,
+                                                            const io::Env* env = nullptr);
   ~Pool();
 
   /// Never waits.
@@ -170,7 +172,7 @@ class Pool {
   [[nodiscard]] bool try_latch_frame(FrameId f, Exclusive& out) noexcept;
 
   struct Counters {
-    std::atomic<std::uint64_t> misses{0}, evicted{0}, latch_waits{0};
+    std::atomic<std::uint64_t> misses{0}, evicted{0};
   };
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
   [[nodiscard]] std::uint32_t frames_used() const noexcept;
@@ -183,16 +185,19 @@ class Pool {
   void hold(PageId page, Word& w, FrameId f, Exclusive& out) noexcept;
   [[nodiscard]] bool start_load(PageId page, FrameId f) noexcept;
   void finish_load(PageId page, FrameId f, bool ok) noexcept;
+  [[nodiscard]] bool take_free(FrameId& out) noexcept;
   [[nodiscard]] Result<FrameId> take(bool patient);
   [[nodiscard]] Result<void> evict_batch(bool patient);
   [[nodiscard]] bool try_evict(FrameId f) noexcept;
   [[nodiscard]] std::uint32_t eviction_batch() const noexcept;
   [[nodiscard]] std::uint32_t sweep(std::vector<FrameId>& dirty, bool& busy)
       KESSAI_REQUIRES(evict_mutex_);
-  void wait_while_busy(PageId page, const Word& w, unsigned& spins) noexcept;
+  [[nodiscard]] bool latch_slowly(PageId page, Exclusive& out) noexcept;
+  class BusyWait;
 
   // constant after create()
   PageSource* source_ = nullptr;
+  const io::Env* env_ = nullptr;
   std::uint32_t frame_count_ = 0;
   io::Region memory_;
   std::unique_ptr<Frame[]> frames_;

@@ -100,8 +100,8 @@ Result<void> Tree::split(std::string_view key, unsigned level,
   Pool& pool = store_->pool();
   SpareFrames frames(pool);
   Buffer left, right;
-  for (unsigned attempt = 0;; ++attempt) {
-    if (attempt > 0) context_->counters.split_waits.fetch_add(1, std::memory_order_relaxed);
+  io::Waits::LateTimer wait(&store_->env());
+  for (;;) {
     KESSAI_TRY(frames.fill());
     KESSAI_TRY(shadows.top_up(4));
     Path path;
@@ -157,7 +157,8 @@ Result<void> Tree::split(std::string_view key, unsigned level,
     } else if (path.missing != kNoPage) {
       auto loaded = pool.load(path.missing);
       if (!loaded && loaded.error() != Code::not_found) return loaded;
-    } else {
+    } else {  // others are at work on these pages
+      wait.start(io::Wait::leaf_split);
       io::cpu_relax();
     }
   }

@@ -36,8 +36,11 @@ void Tree::format_root(Pool::Exclusive& x, std::uint64_t store, TreeId id) {
 template <class Choose>
 Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
   Pool& pool = store_->pool();
-  for (unsigned attempt = 0;; ++attempt) {
-    if (attempt > 0) context_->counters.restarts.fetch_add(1, std::memory_order_relaxed);
+  io::Waits::LateTimer again(&store_->env());
+  for (bool disturbed = false, first = true;; first = false) {
+    if (!first) context_->counters.restarts.fetch_add(1, std::memory_order_relaxed);
+    if (disturbed) again.start(io::Wait::page_latch);
+    disturbed = false;  // true: another thread's change, not a page we read ourselves, is why
     Pool::Optimistic g;
     if (pool.peek(root_, g) != Pool::Peek::ok) {
       auto root = pool.read(root_);
@@ -50,6 +53,7 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
       const NodeView node(g.data());
       if (node.is_leaf()) {
         if (g.valid()) return g;
+        disturbed = true;
         break;
       }
       const unsigned index = choose(node);
@@ -58,7 +62,7 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
       if (pool.peek(child, c) == Pool::Peek::ok) {
         NodeView(c.data()).prefetch();
       } else {
-        if (!g.valid()) break;
+        if (disturbed = !g.valid(); disturbed) break;
         if (depth > kMaxLevel) return std::unexpected(lost_page(*store_, child).error());
         auto loaded = pool.read(child);
         // Only now believe that `child` was still the child: it may have been freed meanwhile.
@@ -68,7 +72,7 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
         if (!loaded) return loaded;
         c = *loaded;
       }
-      if (!g.valid() || depth > kMaxLevel) break;
+      if (disturbed = !g.valid() || depth > kMaxLevel; disturbed) break;
       if (turn != nullptr) *turn = {g, index};
       g = c;
     }
@@ -97,7 +101,9 @@ Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unb
 // ---- reads -----------------------------------------------------------------------------------
 
 Result<Tree::Record> Tree::get(std::string_view key, std::string* value, LeafHint* hint) {
-  for (;;) {
+  io::Waits::LateTimer again(&store_->env());
+  for (bool disturbed = false;; disturbed = true) {
+    if (disturbed) again.start(io::Wait::page_latch);
     KESSAI_ASSIGN(g, find_leaf(key));
     const NodeView leaf(g.data());
     Record r;
@@ -262,9 +268,11 @@ Result<void> Tree::latch_leaf(std::string_view key, LeafHint hint, Pool::Exclusi
     if (n.is_leaf() && n.tree_id() == id_ && n.covers(key)) return {};
     out.release();
   }
+  io::Waits::LateTimer again(&store_->env());
   for (;;) {
     KESSAI_ASSIGN(g, find_leaf(key));
     if (pool.upgrade(g, out)) return {};
+    again.start(io::Wait::page_latch);
     io::cpu_relax();
   }
 }

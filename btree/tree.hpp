@@ -37,7 +37,7 @@ namespace kessai::btree {
 
 struct TreeCounters {
   std::atomic<std::uint64_t> leaf_splits{0}, inner_splits{0}, merges{0}, restarts{0},
-      ghosts_purged{0}, split_waits{0}, structure_changes{0};
+      ghosts_purged{0}, structure_changes{0};
 };
 
 /// What all trees of a store share. Lifetime: outlives the trees.

@@ -86,8 +86,10 @@ Result<std::uint32_t> Store::take_pin_share(const std::vector<Write>& writes) {
   const auto share = static_cast<std::uint32_t>(
       long_pages + std::min<std::size_t>(writes.size(), frames / kLeafPinsPerFrame));
   // Whoever holds a share is past its record locks and finishes: the wait is bounded by commits.
+  io::Waits::LateTimer wait(env_);
   for (std::uint32_t now = pinned_.load(std::memory_order_relaxed);;) {
     if (now + share > frames / 2) {
+      wait.start(io::Wait::buffer_miss);
       io::yield_thread();
       now = pinned_.load(std::memory_order_relaxed);
     } else if (pinned_.compare_exchange_weak(now, now + share, std::memory_order_acq_rel)) {
@@ -111,21 +113,6 @@ Result<void> Store::prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pi
     last = w.hint.page;
   }
   return {};
-}
-
-void Store::relieve_undo() {
-  if (!undo_->over_budget()) return;
-  const auto collect = [&] {
-    while (step_versions() > 0 && undo_->over_budget()) {
-    }
-    return !undo_->over_budget();
-  };
-  if (collect()) return;
-  const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
-  raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
-  undo_->gc_intervals(in_use);
-  // The oldest snapshots pay; they get snapshot_too_old at their next read (I14).
-  while (undo_->over_budget() && snapshots_.kill_oldest()) collect();
 }
 
 Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {

@@ -260,6 +260,21 @@ Stats Database::stats() const {
   engine::Store::Use use(*store_);
   return use ? store_->stats() : Stats{};
 }
+std::vector<WaitInfo> Database::waits() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->waits() : std::vector<WaitInfo>{};
+}
+UndoInfo Database::undo() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->undo_info() : UndoInfo{};
+}
+Result<std::vector<VersionInfo>> Database::versions(const Tree& tree, std::string_view key) {
+  KESSAI_ENTER();
+  KESSAI_TRY(store_->owns(tree.state_.get()));
+  return store_->versions(*tree.state_, key);
+}
 Result<PageDump> Database::page(std::uint64_t page_id) {
   KESSAI_ENTER();
   return store_->page(page_id);

@@ -94,14 +94,12 @@ Stats Store::stats() const {
     s.log_bytes = c.record_bytes;
     s.log_flushes = c.flushes;
     s.log_frame_bytes = c.frame_bytes;
-    s.wal_flush_waits = c.flush_waits;
   }
   s.durable_lsn = durable();
   s.applied_lsn = applied();
   const auto& pool = pages_->pool().counters();
   s.page_misses = pool.misses.load();
   s.pages_evicted = pool.evicted.load();
-  s.page_latch_waits = pool.latch_waits.load();
   const auto usage = pages_->usage();
   s.pages_written = usage.images_written;
   s.checkpoints = usage.checkpoints;
@@ -117,13 +115,65 @@ Stats Store::stats() const {
   s.merges = tree.merges.load();
   s.restarts = tree.restarts.load();
   s.ghosts_purged = tree.ghosts_purged.load();
-  s.leaf_split_waits = tree.split_waits.load();
   const auto undo = undo_->counters();
   s.undo_bytes = undo.bytes;
   s.undo_entries = undo.entries;
   s.oldest_snapshot = snapshots_.oldest().value_or(0);
+  s.leaf_split_waits = waits_.total(io::Wait::leaf_split).count;
+  s.page_latch_waits = waits_.total(io::Wait::page_latch).count;
+  s.wal_flush_waits = waits_.total(io::Wait::wal_flush).count;
   s.poisoned = pages_->poisoned() || (log_ && log_->poisoned());
   return s;
+}
+
+std::vector<WaitInfo> Store::waits() const {
+  static_assert(std::tuple_size_v<decltype(WaitInfo::histogram)> == io::Waits::kBuckets);
+  std::vector<WaitInfo> out;
+  const auto totals = waits_.totals();
+  for (std::size_t w = 0; w < totals.size(); ++w) {
+    out.push_back({io::wait_name(static_cast<io::Wait>(w)), totals[w].count,
+                   std::chrono::nanoseconds(totals[w].ns), totals[w].histogram});
+  }
+  return out;
+}
+
+UndoInfo Store::undo_info() const {
+  UndoInfo u;
+  const auto c = undo_->counters();
+  u.bytes = c.bytes;
+  u.limit = undo_->budget();
+  u.entries = c.entries;
+  u.pushed = c.pushed;
+  u.dropped = c.dropped;
+  u.horizon = horizon_.load(std::memory_order_acquire);
+  u.oldest_snapshot = snapshots_.oldest().value_or(0);
+  u.snapshots_killed = snapshots_killed_.load(std::memory_order_relaxed);
+  u.throttled = waits_.total(io::Wait::undo_space).count;
+  return u;
+}
+
+Result<std::vector<VersionInfo>> Store::versions(TreeState& t, std::string_view key) {
+  KESSAI_TRY(check_key(key));
+  std::string value;
+  KESSAI_ASSIGN(current, t.tree.get(key, &value));
+  if (t.gone_at(kMaxLsn)) return std::unexpected(dropped_tree(t));
+  std::vector<VersionInfo> out;
+  if (!current.present) return out;  // a ghost goes when nobody can look before it
+  // The picture of the moment at which the leaf was read: what was replaced since is left out.
+  Lsn next = btree::tag_lsn(current.tag);
+  const bool live = !btree::is_ghost(current.tag);
+  if (!live) value.clear();
+  out.push_back({next, 0, live, true, std::move(value)});
+  const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
+  for (auto& e : undo_->versions(t.tree.id(), key)) {
+    if (e.end > next) continue;
+    // A gap says absent to whoever looks into it. Where nobody can, a version may have been
+    // dropped.
+    if (e.end < next && !in_use.misses(e.end, next)) out.push_back({e.end, next, false, false, {}});
+    out.push_back({e.begin, e.end, e.present, false, std::move(e.value)});
+    next = e.begin;
+  }
+  return out;
 }
 
 Result<CheckReport> Store::check(const std::function<void(const Progress&)>& progress) {

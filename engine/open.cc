@@ -62,7 +62,7 @@ void Store::say(std::string_view line) const {
 
 Result<void> Store::open_environment(std::string_view path) {
   if (options_.env != nullptr) {
-    env_ = options_.env;
+    own_env_ = *options_.env;
   } else {
     io::DirectoryOptions d;
     d.backend = options_.io == IoBackend::uring   ? io::Backend::uring
@@ -74,10 +74,11 @@ Result<void> Store::open_environment(std::string_view path) {
     directory_ = std::move(directory);
     own_env_.directory = directory_.get();
     own_env_.log = options_.log_sink;
-    env_ = &own_env_;
   }
+  own_env_.waits = own_env_.count_waits ? &waits_ : nullptr;
+  env_ = &own_env_;
   locks_ = std::make_unique<mvcc::LockTable>(*env_->clock);
-  undo_ = std::make_unique<mvcc::Undo>(options_.undo_memory);
+  undo_ = std::make_unique<mvcc::Undo>(options_.undo_memory, env_);
   return {};
 }
 

@@ -19,7 +19,8 @@
 // Env::background == false their work is done in small steps at the end of commits, so that a test
 // is deterministic.
 // Lock order: ddl_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ > everything in mvcc,
-// btree and wal. No page latch is held while any of these is taken.
+// btree and wal; relief_mutex_ > everything in mvcc. No page latch is held while any of these is
+// taken.
 #pragma once
 
 #include <atomic>
@@ -36,6 +37,7 @@
 #include "engine/write_set.hpp"
 #include "io/env.hpp"
 #include "io/sync.hpp"
+#include "io/waits.hpp"
 #include "kessai/database.hpp"
 #include "mvcc/lock_table.hpp"
 #include "mvcc/snapshots.hpp"
@@ -137,6 +139,9 @@ class Store final : public std::enable_shared_from_this<Store> {
   // --- looking inside (inspect.cc) -----------------------------------------------------------
   [[nodiscard]] StoreInfo info() const;
   [[nodiscard]] Stats stats() const;
+  [[nodiscard]] std::vector<WaitInfo> waits() const;
+  [[nodiscard]] UndoInfo undo_info() const;
+  [[nodiscard]] Result<std::vector<VersionInfo>> versions(TreeState& t, std::string_view key);
   [[nodiscard]] Result<CheckReport> check(const std::function<void(const Progress&)>& progress);
   [[nodiscard]] Result<PageDump> page(std::uint64_t id);
   [[nodiscard]] Result<TreeInfo> tree_info(TreeState& t);
@@ -193,9 +198,12 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
                                                            std::uint64_t& hold);
   [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
-  void relieve_undo();
 
   // upkeep.cc
+  /// Before a commit adds before-images: makes room for them (I14).
+  void relieve_undo();
+  void relieve_undo_now() KESSAI_REQUIRES(relief_mutex_);
+  void throttle();
   void log_thread();
   void checkpoint_thread();
   std::size_t step_versions();  ///< how many before-images went
@@ -210,6 +218,7 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   // constant after open
   Options options_;
+  io::Waits waits_;
   io::Env own_env_;
   io::Env* env_ = nullptr;
   std::unique_ptr<io::Directory> directory_;
@@ -262,6 +271,12 @@ class Store final : public std::enable_shared_from_this<Store> {
     Lsn lsn;
   };
   io::Mutex upkeep_mutex_;  ///< one thread does version upkeep at a time
+  /// Making room for before-images. What the last collection between the snapshots left, and when
+  /// the next one is worth its walk: from so many bytes on, or so late.
+  io::Mutex relief_mutex_;
+  std::atomic<std::uint64_t> undo_needed_{0}, sweep_at_{0};
+  std::uint64_t sweep_again_ns_ KESSAI_GUARDED_BY(relief_mutex_) = 0;
+  std::atomic<std::uint64_t> snapshots_killed_{0};
   mutable io::SpinMutex ghosts_mutex_;
   std::deque<Ghost> ghosts_ KESSAI_GUARDED_BY(ghosts_mutex_);
 

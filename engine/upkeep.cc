@@ -11,6 +11,12 @@ namespace {
 constexpr std::uint64_t kLogTickNs = 5'000'000;
 constexpr std::uint64_t kUpkeepTickNs = 10'000'000;
 constexpr std::size_t kMostGhosts = 1 << 20;  // beyond that, page-local purging finds them
+// A throttled commit waits this long at first, so much more close to the budget, and looks so
+// often.
+constexpr std::uint64_t kThrottleNs = 1'000'000;
+constexpr std::uint64_t kThrottleMoreNs = 9'000'000;
+constexpr std::uint64_t kThrottleSliceNs = 100'000;
+constexpr std::uint64_t kSweepPauseNs = 10'000'000;
 }  // namespace
 
 /// Several threads may step the versions at once; the horizons never go back.
@@ -46,6 +52,76 @@ std::size_t Store::step_versions() {
   raise(gc_horizon_, horizon);
   raise(horizon_, horizon);
   return undo_->gc(horizon, 4096);
+}
+
+/// In order of harshness: collection below the horizon, collection between the snapshots, from
+/// 7/8 of the budget on slowing the writers down so that a short reader can finish, at the budget
+/// giving up the oldest snapshots, which get snapshot_too_old at their next read. Writers are only
+/// slowed down when what the snapshots really need is so much.
+void Store::relieve_undo() {
+  if (!undo_->pressed()) return;
+  const auto enough = [&] {
+    return undo_->bytes() < sweep_at_.load(std::memory_order_relaxed) &&
+           !undo_->pressed(undo_needed_.load(std::memory_order_relaxed));
+  };
+  if (undo_->over_budget()) {
+    const io::MutexLock lock(relief_mutex_);
+    relieve_undo_now();
+  } else if (enough() || !relief_mutex_.try_lock()) {
+    return;  // below the budget nobody waits for another thread's collection
+  } else {
+    relieve_undo_now();
+    relief_mutex_.unlock();
+  }
+  if (undo_->pressed() && !enough()) throttle();
+}
+
+void Store::relieve_undo_now() {
+  while (step_versions() > 0 && undo_->pressed()) {
+  }
+  if (!undo_->pressed()) {
+    undo_needed_.store(0, std::memory_order_relaxed);
+    sweep_at_.store(0, std::memory_order_relaxed);
+    return;
+  }
+  const std::uint64_t start = env_->clock->now_ns();
+  const bool to_kill = undo_->over_budget() && snapshots_.oldest();
+  if (to_kill || undo_->bytes() >= sweep_at_.load(std::memory_order_relaxed) ||
+      start >= sweep_again_ns_) {
+    const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
+    raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
+    undo_->gc_intervals(in_use);
+    // A walk over everything: not again before it can free a sixteenth, or was idle for long.
+    undo_needed_.store(undo_->bytes(), std::memory_order_relaxed);
+    sweep_at_.store(undo_->bytes() + undo_->budget() / 16, std::memory_order_relaxed);
+    const std::uint64_t now = env_->clock->now_ns();
+    sweep_again_ns_ = now + std::max(kSweepPauseNs, 8 * (now - start));
+  }
+  while (undo_->over_budget() && snapshots_.kill_oldest()) {
+    snapshots_killed_.fetch_add(1, std::memory_order_relaxed);
+    while (step_versions() > 0 && undo_->over_budget()) {
+    }
+  }
+}
+
+void Store::throttle() {
+  const io::Waits::Timer wait(*env_, io::Wait::undo_space);
+  if (!env_->background) return;  // nobody else would change anything
+  const std::uint64_t eighth = undo_->budget() / 8 + 1;
+  const std::uint64_t above = undo_->bytes() - std::min(undo_->bytes(), undo_->budget() - eighth);
+  const std::uint64_t most = kThrottleNs + std::min(above, eighth) * kThrottleMoreNs / eighth;
+  const std::uint64_t until = env_->clock->now_ns() + most;
+  for (std::uint64_t waited = 0, slice = kThrottleSliceNs;
+       waited < most && env_->clock->now_ns() < until && !closed_.load(std::memory_order_relaxed);
+       waited += slice, slice = std::min(2 * slice, kThrottleNs)) {
+    static const std::atomic<std::uint32_t> kNever{0};
+    io::futex_wait(kNever, 0, slice);
+    if (relief_mutex_.try_lock()) {
+      relieve_undo_now();
+      relief_mutex_.unlock();
+    }
+    if (!undo_->pressed()) return;
+  }
 }
 
 void Store::step_purge(std::size_t most) {

@@ -8,6 +8,7 @@
 
 #include "io/check.hpp"
 #include "io/mutant.hpp"
+#include "io/waits.hpp"
 
 namespace kessai::mvcc {
 
@@ -160,7 +161,8 @@ struct alignas(64) Undo::Shard {
   }
 };
 
-Undo::Undo(std::uint64_t budget) : budget_(budget), shards_(new Shard[kShards]) {}
+Undo::Undo(std::uint64_t budget, const io::Env* env)
+    : budget_(budget), env_(env), shards_(new Shard[kShards]) {}
 
 Undo::~Undo() {
   for (std::size_t i = 0; i < kShards; ++i) {
@@ -233,6 +235,8 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
                 Version& out) const {
   Shard& shard = shard_of(hash);
   if (shard.count.load(std::memory_order_acquire) == 0) return false;
+  io::Waits::LateTimer wait(env_);
+  wait.start(io::Wait::undo_read);
   io::MutexLock lock(shard.mutex);
   if (shard.count.load(std::memory_order_relaxed) == 0) return false;
   std::uint64_t walk = 0;
@@ -307,6 +311,40 @@ std::size_t Undo::gc_intervals(const InUse& in_use, std::size_t shards) {
     dropped += sweep(shards_[i], in_use);
   }
   return dropped;
+}
+
+std::vector<Undo::Kept> Undo::versions(TreeId tree, std::string_view key) const {
+  const std::uint64_t hash = record_hash(tree, key);
+  Shard& shard = shard_of(hash);
+  std::vector<Kept> found;
+  io::MutexLock lock(shard.mutex);
+  if (shard.buckets == nullptr) return found;
+  for (const Entry* e = shard.bucket(hash); e != nullptr; e = e->older) {
+    if (!e->is(hash, tree, key)) continue;
+    found.push_back(
+        {e->begin, e->end, e->present, std::string(e->bytes() + e->key_bytes, e->value_bytes)});
+  }
+  return found;
+}
+
+std::vector<std::uint64_t> Undo::bytes_needed(std::span<const Lsn> snapshots) const {
+  std::vector<std::uint64_t> bytes(snapshots.size(), 0);
+  if (snapshots.empty()) return bytes;
+  for (std::size_t i = 0; i < kShards; ++i) {
+    Shard& shard = shards_[i];
+    if (shard.count.load(std::memory_order_relaxed) == 0) continue;
+    io::MutexLock lock(shard.mutex);
+    for (Block* block = shard.first; block != nullptr; block = block->next) {
+      for (std::size_t at = block->head; at < block->tail; at += block->at(at)->size) {
+        const Entry* e = block->at(at);
+        if (e->dead) continue;
+        const auto first = std::ranges::lower_bound(snapshots, e->begin);
+        if (first != snapshots.end() && *first < e->end)
+          bytes[static_cast<std::size_t>(first - snapshots.begin())] += e->size;
+      }
+    }
+  }
+  return bytes;
 }
 
 Undo::Counters Undo::counters() const {

@@ -29,10 +29,13 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/annotations.hpp"
+#include "io/env.hpp"
 #include "io/sync.hpp"
 #include "io/types.hpp"
 #include "mvcc/record_hash.hpp"
@@ -69,8 +72,9 @@ class Undo {
     std::uint64_t longest_walk = 0;  ///< most entries one find looked at
   };
 
-  /// `budget` bytes of entries; going past it is the caller's decision (over_budget).
-  explicit Undo(std::uint64_t budget);
+  /// `budget` bytes of entries; going past it is the caller's decision (over_budget). `env` counts
+  /// the time of find() where there is something to look through (null: nobody).
+  explicit Undo(std::uint64_t budget, const io::Env* env = nullptr);
   ~Undo();
   Undo(const Undo&) = delete;
   Undo& operator=(const Undo&) = delete;
@@ -99,13 +103,32 @@ class Undo {
   /// over their entries: for when gc() does not get below the budget, or now and then.
   std::size_t gc_intervals(const InUse& in_use, std::size_t shards = kShards);
 
-  /// Exact to within 256 KiB.
+  /// The next three are exact to within 256 KiB.
   [[nodiscard]] bool over_budget() const noexcept { return bytes() > budget_; }
+  /// An eighth of the budget is left: time to do something.
+  [[nodiscard]] bool pressed() const noexcept { return pressed(bytes()); }
+  [[nodiscard]] bool pressed(std::uint64_t bytes) const noexcept {
+    return bytes > budget_ - budget_ / 8;
+  }
   [[nodiscard]] std::uint64_t bytes() const noexcept {
     const std::int64_t b = bytes_.load(std::memory_order_relaxed);
     return b > 0 ? static_cast<std::uint64_t>(b) : 0;
   }
+  [[nodiscard]] std::uint64_t budget() const noexcept { return budget_; }
   [[nodiscard]] Counters counters() const;
+
+  // --- for views: they walk, and stop nobody but the users of one shard ---
+  struct Kept {
+    Lsn begin = 0, end = 0;
+    bool present = false;
+    std::string value;
+  };
+  /// The before-images of a key that are still kept, newest first. In a gap between two of them the
+  /// record was absent, or nobody can look there any more.
+  [[nodiscard]] std::vector<Kept> versions(TreeId tree, std::string_view key) const;
+  /// Bytes of entries by the oldest snapshot that needs them: answer[i] is for snapshots[i].
+  /// REQUIRES sorted LSNs.
+  [[nodiscard]] std::vector<std::uint64_t> bytes_needed(std::span<const Lsn> snapshots) const;
 
  private:
   static constexpr std::size_t kGcPerPush = 2;
@@ -121,6 +144,7 @@ class Undo {
   std::size_t sweep(Shard& shard, const InUse& in_use);
 
   const std::uint64_t budget_;
+  const io::Env* const env_;
   const std::unique_ptr<Shard[]> shards_;
   std::atomic<std::int64_t> bytes_{0};        // sum of what the shards reported
   std::atomic<Lsn> horizon_{0};               // largest given to gc; used by push

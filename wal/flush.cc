@@ -60,7 +60,11 @@ void LogImpl::want(Lsn lsn) noexcept {
 Result<void> LogImpl::wait_durable(Lsn lsn) {
   if (durable_lsn() >= lsn) return {};
   if (lsn > tail()) return fail(Code::invalid_argument, "no such LSN was handed out yet");
-  flush_waits_.fetch_add(1, std::memory_order_relaxed);
+  const io::Waits::Timer wait(env_, io::Wait::wal_flush);
+  return await_durable(lsn);
+}
+
+Result<void> LogImpl::await_durable(Lsn lsn) {
   want(lsn);
   bool baton = false;
   for (unsigned yields = 0;;) {

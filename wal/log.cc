@@ -70,6 +70,7 @@ Result<Log::Reservation> LogImpl::reserve(std::size_t bytes) {
   if (bytes < kRecordHeader || bytes > max_record_)
     return fail(Code::invalid_argument, "log record of " + std::to_string(bytes) + " bytes");
   const std::uint64_t charge = blocks(frame_bytes(bytes, block_));
+  io::Waits::LateTimer wait(&env_);
   for (unsigned attempts = 0;;) {
     if (poisoned()) return std::unexpected(poison_error(Code::poisoned));
     Lack lack;
@@ -90,6 +91,7 @@ Result<Log::Reservation> LogImpl::reserve(std::size_t bytes) {
         return Reservation{start, e.lsn, number};
       }
     }
+    wait.start(io::Wait::wal_space);
     KESSAI_TRY(make_room(lack, charge, attempts));
   }
 }
@@ -109,14 +111,13 @@ Lsn LogImpl::flushable_end() const {
 /// Returns when trying again is worth it. First what is filled is flushed: that frees ring and
 /// entries, and turns the worst-case charges of records into the blocks they really took.
 Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attempts) {
-  space_waits_.fetch_add(1, std::memory_order_relaxed);
   bool pending;
   {
     const io::SpinLock lock(mutex_);
     pending = pending_blocks_ > 0;
   }
   if (const Lsn end = flushable_end(); end > durable_lsn() && (lack != Lack::space || pending)) {
-    if (!wait_durable(end)) return std::unexpected(poison_error(Code::poisoned));
+    if (!await_durable(end)) return std::unexpected(poison_error(Code::poisoned));
     return {};
   }
   if (lack == Lack::space) {
@@ -219,8 +220,6 @@ Log::Counters LogImpl::counters() const {
   return {.record_bytes = get(record_bytes_),
           .frame_bytes = get(frame_bytes_),
           .flushes = get(flushes_),
-          .flush_waits = get(flush_waits_),
-          .space_waits = get(space_waits_),
           .segments = get(segments_used_),
           .stalls = get(stalls_)};
 }

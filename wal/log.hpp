@@ -130,9 +130,9 @@ class Log {
     std::uint64_t entry = 0;
   };
   struct Counters {
-    std::uint64_t record_bytes = 0, frame_bytes = 0, flushes = 0, flush_waits = 0;
-    std::uint64_t space_waits = 0, segments = 0;  ///< waits for log space; segments begun
-    std::uint64_t stalls = 0;  ///< waits that ended by time-out without a wake-up: should stay 0
+    std::uint64_t record_bytes = 0, frame_bytes = 0, flushes = 0;
+    std::uint64_t segments = 0;  ///< segments begun
+    std::uint64_t stalls = 0;    ///< waits that ended by time-out without a wake-up: should stay 0
   };
 
   /// A fresh log in an empty directory: first segments zero-filled, generation 1 header durable.

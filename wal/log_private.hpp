@@ -36,6 +36,7 @@
 
 #include "io/memory.hpp"
 #include "io/sync.hpp"
+#include "io/waits.hpp"
 #include "wal/format.hpp"
 #include "wal/log.hpp"
 #include "wal/reader_private.hpp"
@@ -113,6 +114,7 @@ class LogImpl final : public Log {
 
   // log.cc
   Lack lacking(std::size_t bytes, std::uint64_t charge) const KESSAI_REQUIRES(mutex_);
+  Result<void> await_durable(Lsn lsn);  ///< wait_durable, counted by the caller
   Result<void> make_room(Lack lack, std::uint64_t charge, unsigned& attempts);
   Lsn flushable_end() const;
   Error poison_error(Code code) const;
@@ -170,8 +172,8 @@ class LogImpl final : public Log {
   std::atomic<std::uint32_t> baton_{0};  ///< 0, or 1 + the group it was passed to
   Group groups_[2];
   std::atomic<Lsn> callback_min_{kMaxLsn + 1};
-  std::atomic<std::uint64_t> record_bytes_{0}, frame_bytes_{0}, flushes_{0}, flush_waits_{0},
-      space_waits_{0}, segments_used_{0}, stalls_{0};
+  std::atomic<std::uint64_t> record_bytes_{0}, frame_bytes_{0}, flushes_{0}, segments_used_{0},
+      stalls_{0};
 
   mutable io::SpinMutex mutex_;
   std::uint64_t pending_blocks_ KESSAI_GUARDED_BY(mutex_) =
