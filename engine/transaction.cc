@@ -23,7 +23,7 @@ std::uint64_t timeout_ns(const Store& s) {
 }
 
 Result<void> lock_record(Store& s, mvcc::LockSet& locks, const TreeState& t, std::string_view key) {
-  auto taken = s.locks().acquire(locks, t.tree.id(), key, timeout_ns(s));
+  auto taken = s.locks().acquire(locks, t.tree.id(), key, mvcc::LockMode::exclusive, timeout_ns(s));
   if (taken) return {};
   ErrorDetail d = taken.error().detail();
   d.tree = t.name;  // the lock table knows ids only

@@ -1,273 +1,590 @@
 // SPDX-License-Identifier: Apache-2.0
+// The table's calls and the hashed locks (records, names). Ranges: lock_ranges.cc; the graph:
+// deadlock.cc.
 #include "mvcc/lock_table.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
-#include "io/annotations.hpp"
 #include "io/check.hpp"
+#include "io/mutant.hpp"
+#include "mvcc/lock_table_private.hpp"
 #include "mvcc/record_hash.hpp"
 
 namespace kessai::mvcc {
+namespace {
+
+// Names have ids apart from records by this bit, which neither picks a shard nor, in tables of less
+// than 2^53 locks, a place.
+constexpr std::uint64_t kNamedBit = std::uint64_t{1} << 53;
+
+std::uint64_t name_id(std::string_view name) noexcept {
+  return record_hash(TreeId{}, name) | kNamedBit;
+}
+
+bool conflict(LockMode a, LockMode b) noexcept {
+  return a == LockMode::exclusive || b == LockMode::exclusive;
+}
+
+}  // namespace
+
+// ---- LockSet ----
 
 LockSet::~LockSet() { KESSAI_DCHECK(size() == 0); }
 
+std::size_t LockSet::size() const noexcept {
+  std::size_t n = inline_count_ + more_.size();
+  for (const RangeUse& use : ranges_) n += use.intervals;
+  return n;
+}
+
 void LockSet::reset(OwnerId owner) noexcept {
-  KESSAI_CHECK(size() == 0);
+  KESSAI_CHECK(size() == 0 && ranges_.empty());
   owner_ = owner;
+  work_ = 0;
 }
 
-void LockSet::add(std::uint64_t hash) {
-  if (inline_count_ < inline_.size())
-    inline_[inline_count_++] = hash;
+LockSet::RangeUse& LockSet::use_of(TreeId tree) {
+  for (RangeUse& use : ranges_)
+    if (use.tree == tree) return use;
+  return ranges_.emplace_back(RangeUse{.tree = tree});
+}
+
+// ---- one hashed lock ----
+
+void LockTable::Lock::set_name(const Request& r) noexcept {
+  tree = r.tree;
+  const std::size_t n = std::min(r.key.size(), kNameKept);
+  std::memcpy(name.data(), r.key.data(), n);
+  name_size = n & 31;
+  name_cut = r.key.size() > kNameKept ? 1 : 0;
+}
+
+bool LockTable::Lock::held_by(OwnerId o) const noexcept {
+  if (owner == o) return true;
+  for (const Sharer* s = more; s != nullptr; s = s->next)
+    if (s->owner == o) return true;
+  return false;
+}
+
+void LockTable::Lock::add_holder(const Request& r) {
+  if (owner != kNobody) {
+    more = new Sharer{.owner = r.owner, .thread = r.thread, .next = more};
+    return;
+  }
+  owner = r.owner;
+  thread = r.thread & 0xffffff;
+  exclusive = r.mode == LockMode::exclusive ? 1 : 0;
+  set_name(r);
+}
+
+bool LockTable::Lock::remove_holder(OwnerId o) noexcept {
+  if (owner == o) {
+    exclusive = 0;
+    owner = kNobody;
+    if (const std::unique_ptr<Sharer> next(more); next != nullptr) {
+      owner = next->owner;
+      thread = next->thread & 0xffffff;
+      more = next->next;
+    }
+    return true;
+  }
+  for (Sharer** at = &more; *at != nullptr; at = &(*at)->next) {
+    if ((*at)->owner != o) continue;
+    const std::unique_ptr<Sharer> gone(*at);
+    *at = gone->next;
+    return true;
+  }
+  return false;
+}
+
+// ---- shards ----
+
+/// The lock, or the free place where it goes. There always is a free place after reserve().
+LockTable::Lock& LockTable::Shard::place(std::uint64_t id) const {
+  std::size_t i = id & mask;
+  while (locks[i].id != 0 && locks[i].id != id) i = (i + 1) & mask;
+  return locks[i];
+}
+
+void LockTable::Shard::reserve() {
+  if (locks != nullptr && (used + 1) * 4 <= (mask + 1) * 3) return;
+  resize(locks == nullptr ? kSmallest : std::size_t{mask + 1} * 2);
+}
+
+void LockTable::Shard::resize(std::size_t n) {
+  const std::unique_ptr<Lock[]> old = std::exchange(locks, std::make_unique<Lock[]>(n));
+  const std::size_t old_n = old == nullptr ? 0 : std::size_t{mask} + 1;
+  mask = static_cast<std::uint32_t>(n - 1);
+  for (std::size_t i = 0; i < old_n; ++i)
+    if (old[i].id != 0) place(old[i].id) = old[i];
+}
+
+void LockTable::Shard::erase(Lock& lock) {
+  std::size_t hole = static_cast<std::size_t>(&lock - locks.get());
+  for (std::size_t i = (hole + 1) & mask; locks[i].id != 0; i = (i + 1) & mask) {
+    // May move into the hole unless its home lies after the hole (cyclically).
+    if (((i - locks[i].id) & mask) < ((i - hole) & mask)) continue;
+    locks[hole] = locks[i];
+    hole = i;
+  }
+  locks[hole].id = 0;
+  if (--used == 0 && mask >= kLargestIdle) resize(kSmallest);
+}
+
+LockTable::Taken LockTable::Shard::take(const Request& r) {
+  reserve();
+  Lock& lock = place(r.id);
+  if (lock.id == 0) {
+    ++used;
+    lock.id = r.id;
+    lock.owner = kNobody;
+    lock.more = nullptr;
+    lock.queue = Queue{};
+    lock.add_holder(r);
+    return Taken::fresh;
+  }
+  const bool mine = lock.held_by(r.owner);
+  const bool exclusive = r.mode == LockMode::exclusive;
+  if (mine && (lock.exclusive != 0 || !exclusive))
+    return lock.exclusive != 0 && lock.named(r) ? Taken::had : Taken::had_id;
+  if (!exclusive && lock.exclusive == 0 && lock.queue.empty()) {
+    lock.add_holder(r);
+    return Taken::fresh;
+  }
+  if (KESSAI_MUTANT(shared_lock_ignored) && exclusive && lock.exclusive == 0)
+    while (lock.owner != kNobody && (lock.owner != r.owner || lock.more != nullptr))
+      (void)lock.remove_holder(lock.owner != r.owner ? lock.owner : lock.more->owner);
+  if (mine && lock.more == nullptr) {
+    lock.exclusive = 1;
+    lock.set_name(r);
+    return Taken::upgraded;
+  }
+  if (KESSAI_MUTANT(shared_lock_ignored) && lock.owner == kNobody) {
+    lock.add_holder(r);
+    return Taken::fresh;
+  }
+  Taken answer = Taken::conflict;
+  lock.each_holder([&](OwnerId owner, unsigned thread) {
+    if (owner != r.owner && thread == r.thread && (exclusive || lock.exclusive != 0))
+      answer = Taken::own_thread;
+  });
+  return answer;
+}
+
+void LockTable::Shard::enqueue(Waiter& w) {
+  Lock& lock = place(w.want.id);
+  w.upgrade = lock.held_by(w.want.owner);
+  if (w.upgrade)
+    lock.queue.push_upgrade(w);
   else
-    more_.push_back(hash);
+    lock.queue.push_back(w);
 }
 
-// On the waiting thread's stack. Everything but `granted` is guarded by the shard's mutex.
-struct LockTable::Waiter {
-  std::uint64_t hash;
-  OwnerId owner;
-  unsigned thread;
-  TreeId tree;
-  std::string_view key;
-  Waiter* next = nullptr;
-  // 0 -> 1 under the shard's mutex, by the releaser, when the waiter is out of the queue. The
-  // waiter may return the moment it sees 1, so the wake-up that follows can name a word whose
-  // stack frame is gone: harmless, a futex wake uses the address only.
-  std::atomic<std::uint32_t> granted{0};
-};
-
-// Queues are circular lists known by their last member, so that both ends are one step away.
-struct LockTable::Lock {
-  std::uint64_t hash = 0;  // 0: free place in the hash table
-  OwnerId owner{};
-  Waiter* last_waiter = nullptr;
-  unsigned thread = 0;
-
-  void enqueue(Waiter& w) noexcept {
-    w.next = last_waiter != nullptr ? std::exchange(last_waiter->next, &w) : &w;
-    last_waiter = &w;
-  }
-  Waiter* dequeue() noexcept {
-    Waiter* first = last_waiter->next;
-    if (first == last_waiter)
-      last_waiter = nullptr;
-    else
-      last_waiter->next = first->next;
-    return first;
-  }
-  void remove(Waiter& w) noexcept {
-    Waiter* before = last_waiter;
-    while (before->next != &w) before = before->next;
-    before->next = w.next;
-    if (last_waiter == &w) last_waiter = before != &w ? before : nullptr;
-  }
-  template <class Fn>
-  void for_each_waiter(Fn&& fn) const {
-    if (last_waiter == nullptr) return;
-    for (const Waiter* w = last_waiter->next;; w = w->next) {
-      fn(*w);
-      if (w == last_waiter) return;
+/// Hands the lock to all in front that can have it now; frees it when nobody wants it.
+void LockTable::Shard::settle(Lock& lock, Wakes& wakes) {
+  for (bool first = true; !lock.queue.empty(); first = false) {
+    Waiter& w = *lock.queue.first();
+    if (w.upgrade) {
+      if (lock.owner != w.want.owner || lock.more != nullptr) return;
+    } else if (lock.owner != kNobody &&
+               (lock.exclusive != 0 || w.want.mode == LockMode::exclusive)) {
+      return;
     }
-  }
-};
-
-// Open addressing with linear probing; erase shifts back, so there are no tombstones.
-struct alignas(64) LockTable::Shard {
-  io::Mutex mutex;
-  std::uint32_t used KESSAI_GUARDED_BY(mutex) = 0;
-  std::uint32_t mask KESSAI_GUARDED_BY(mutex) = 0;
-  std::unique_ptr<Lock[]> locks KESSAI_GUARDED_BY(mutex);
-  std::uint32_t waiting KESSAI_GUARDED_BY(mutex) = 0;
-  std::uint32_t self_deadlocks KESSAI_GUARDED_BY(mutex) = 0;
-  std::uint64_t waits KESSAI_GUARDED_BY(mutex) = 0;
-  std::uint64_t timeouts KESSAI_GUARDED_BY(mutex) = 0;
-
-  /// The lock, or the free place where it goes. There always is a free place.
-  Lock& place(std::uint64_t hash) KESSAI_REQUIRES(mutex) {
-    std::size_t i = hash & mask;
-    while (locks[i].hash != 0 && locks[i].hash != hash) i = (i + 1) & mask;
-    return locks[i];
-  }
-
-  void reserve() KESSAI_REQUIRES(mutex) {
-    if (locks != nullptr && (used + 1) * 4 <= (mask + 1) * 3) return;
-    resize(locks == nullptr ? kSmallest : std::size_t{mask + 1} * 2);
-  }
-
-  void resize(std::size_t n) KESSAI_REQUIRES(mutex) {
-    const std::unique_ptr<Lock[]> old = std::exchange(locks, std::make_unique<Lock[]>(n));
-    const std::size_t old_n = old == nullptr ? 0 : std::size_t{mask} + 1;
-    mask = static_cast<std::uint32_t>(n - 1);
-    for (std::size_t i = 0; i < old_n; ++i)
-      if (old[i].hash != 0) place(old[i].hash) = old[i];
-  }
-
-  void erase(Lock& lock) KESSAI_REQUIRES(mutex) {
-    std::size_t hole = static_cast<std::size_t>(&lock - locks.get());
-    for (std::size_t i = (hole + 1) & mask; locks[i].hash != 0; i = (i + 1) & mask) {
-      // May move into the hole unless its home lies after the hole (cyclically).
-      if (((i - locks[i].hash) & mask) < ((i - hole) & mask)) continue;
-      locks[hole] = locks[i];
-      hole = i;
+    if (!first && KESSAI_MUTANT(lost_wake_up)) return;
+    lock.queue.remove(w);
+    if (w.upgrade) {
+      lock.exclusive = 1;
+      lock.set_name(w.want);
+    } else {
+      lock.add_holder(w.want);
     }
-    locks[hole] = Lock{};
-    if (--used == 0 && mask >= kLargestIdle) resize(kSmallest);
+    end(w, Waiter::kGranted, wakes);
   }
-
-  static constexpr std::size_t kSmallest = 8;
-  static constexpr std::size_t kLargestIdle = 256;  // a bulk commit's table goes when it is empty
-};
-
-LockTable::LockTable(io::Clock& clock) : clock_(clock), shards_(new Shard[kShards]) {}
-
-LockTable::Shard& LockTable::shard_of(std::uint64_t hash) const noexcept {
-  return shards_[hash >> 54];
+  if (lock.owner == kNobody) erase(lock);
 }
+
+void LockTable::Shard::leave(Waiter& w, Wakes& wakes) {
+  Lock& lock = place(w.want.id);
+  lock.queue.remove(w);
+  settle(lock, wakes);
+}
+
+void LockTable::Shard::release(std::uint64_t id, OwnerId owner, Wakes& wakes) {
+  Lock& lock = place(id);
+  if (lock.id != id || !lock.remove_holder(owner)) {
+    KESSAI_CHECK(KESSAI_MUTANT(shared_lock_ignored));
+    return;
+  }
+  settle(lock, wakes);
+}
+
+void LockTable::Shard::downgrade(std::uint64_t id, Wakes& wakes) {
+  Lock& lock = place(id);
+  KESSAI_CHECK(lock.id == id && lock.exclusive != 0);
+  lock.exclusive = 0;
+  settle(lock, wakes);
+}
+
+bool LockTable::Shard::holds(std::uint64_t id, OwnerId owner, LockMode mode) const {
+  if (locks == nullptr) return false;
+  const Lock& lock = place(id);
+  return lock.id == id && lock.held_by(owner) && (mode == LockMode::shared || lock.exclusive != 0);
+}
+
+// An exclusive waiter waits for all holders. Those in front of it wait for the same holders and for
+// nobody else, so they add nothing that can be reached. A shared waiter reaches everybody through
+// the last exclusive one in front of it.
+void LockTable::Shard::blockers(const Waiter& w, const Waiter& me,
+                                std::vector<Blocker>& out) const {
+  if (!w.waiting()) return;
+  const Lock& lock = place(w.want.id);
+  const bool exclusive = w.want.mode == LockMode::exclusive;
+  lock.each_holder([&](OwnerId owner, unsigned thread) {
+    if (owner != w.want.owner && (exclusive || lock.exclusive != 0))
+      out.push_back({.owner = owner, .thread = thread, .holds = true});
+  });
+  const auto in_front = [&](const Waiter& x) {
+    out.push_back({.owner = x.want.owner, .thread = x.want.thread, .holds = false});
+  };
+  const Waiter* last_exclusive = nullptr;
+  bool me_in_front = false;
+  if (!exclusive || (&me != &w && me.want.id == w.want.id))
+    lock.queue.each_until(&w, [&](const Waiter& x) {
+      if (x.want.mode == LockMode::exclusive) last_exclusive = &x;
+      if (&x == &me && conflict(x.want.mode, w.want.mode)) me_in_front = true;
+      return true;
+    });
+  if (me_in_front) in_front(me);
+  if (!exclusive && last_exclusive != nullptr && last_exclusive != &me) in_front(*last_exclusive);
+}
+
+void LockTable::Shard::views(std::uint64_t now, std::vector<View>& out) const {
+  for (std::size_t i = 0; used != 0 && i <= mask; ++i) {
+    const Lock& lock = locks[i];
+    if (lock.id == 0) continue;
+    View& view = out.emplace_back();
+    view.hash = lock.id;
+    view.name.kind = (lock.id & kNamedBit) != 0 ? LockKind::named : LockKind::record;
+    view.name.tree = lock.tree;
+    view.name.key.assign(lock.name.data(), lock.name_size);
+    view.name_is_cut = lock.name_cut != 0;
+    const LockMode mode = lock.exclusive != 0 ? LockMode::exclusive : LockMode::shared;
+    lock.each_holder([&](OwnerId owner, unsigned thread) {
+      view.holders.push_back({.owner = owner, .mode = mode, .thread = thread});
+    });
+    lock.queue.each([&](const Waiter& w) {
+      view.waiters.push_back({.owner = w.want.owner,
+                              .mode = w.want.mode,
+                              .thread = w.want.thread,
+                              .waited_ns = now - w.start_ns});
+      view.name.key = w.want.key;
+      view.name_is_cut = false;
+    });
+  }
+}
+
+// ---- the table ----
+
+LockTable::LockTable(io::Clock& clock, Options options)
+    : clock_(clock),
+      options_(options),
+      shards_(new Shard[kShards]),
+      buckets_(options.ranges ? new Bucket[kBuckets] : nullptr),
+      graph_(new Graph) {}
 
 LockTable::~LockTable() { KESSAI_DCHECK(counters().held == 0); }
 
-namespace {
-Error refused(Code code, const char* why, TreeId tree, std::string_view key) {
-  return Error(code, ErrorDetail{.what = "record lock in tree " + std::to_string(raw(tree)) + why,
-                                 .path = {},
-                                 .tree = std::to_string(raw(tree)),
-                                 .key = std::string(key)});
+std::uint64_t LockTable::record_id(TreeId tree, std::string_view key) noexcept {
+  const std::uint64_t id = record_hash(tree, key) & ~kNamedBit;
+  return id != 0 ? id : 1;
 }
-}  // namespace
 
-Result<bool> LockTable::acquire(LockSet& mine, TreeId tree, std::string_view key,
+LockTable::Shard& LockTable::shard_of(std::uint64_t id) const noexcept { return shards_[id >> 54]; }
+
+LockTable::Bucket& LockTable::bucket_of(TreeId tree) const noexcept {
+  return buckets_[raw(tree) % kBuckets];
+}
+
+LockName LockTable::name_of(const Request& r) {
+  LockName name{.kind = r.kind, .tree = r.tree, .key = std::string(r.key), .to = {}};
+  if (r.to) name.to = *r.to;
+  return name;
+}
+
+Error LockTable::error(Code code, const Request& r, std::string what) {
+  ErrorDetail d;
+  d.what = std::move(what);
+  if (r.kind != LockKind::named) d.tree = std::to_string(raw(r.tree));
+  d.key = r.key;
+  return Error(code, std::move(d));
+}
+
+Error LockTable::refused(Code code, const Request& r) {
+  std::string what = r.kind == LockKind::named    ? "named lock"
+                     : r.kind == LockKind::record ? "record lock in tree "
+                                                  : "range lock in tree ";
+  if (r.kind != LockKind::named) what += std::to_string(raw(r.tree));
+  what += code == Code::self_deadlock ? " is held by another transaction of this thread"
+                                      : " is held by another transaction";
+  return error(code, r, std::move(what));
+}
+
+Result<bool> LockTable::acquire(LockSet& mine, TreeId tree, std::string_view key, LockMode mode,
                                 std::uint64_t timeout_ns) {
-  const std::uint64_t hash = record_hash(tree, key);
-  const unsigned thread = io::thread_index();
-  Shard& shard = shard_of(hash);
-  Waiter waiter{.hash = hash, .owner = mine.owner_, .thread = thread, .tree = tree, .key = key};
+  const Request r{.owner = mine.owner_,
+                  .thread = io::thread_index(),
+                  .mode = mode,
+                  .kind = LockKind::record,
+                  .id = record_id(tree, key),
+                  .tree = tree,
+                  .key = key};
+  KESSAI_ASSIGN(taken, take(mine, r, timeout_ns));
+  if (options_.ranges && mode == LockMode::exclusive && taken != Taken::had)
+    return enter_range_map(mine, r, taken, timeout_ns);
+  const bool news = taken == Taken::fresh || taken == Taken::upgraded;
+  if (news) ++mine.work_;
+  return news;
+}
+
+Result<bool> LockTable::acquire_named(LockSet& mine, std::string_view name, LockMode mode,
+                                      std::uint64_t timeout_ns) {
+  const Request r{.owner = mine.owner_,
+                  .thread = io::thread_index(),
+                  .mode = mode,
+                  .kind = LockKind::named,
+                  .id = name_id(name),
+                  .tree = {},
+                  .key = name};
+  KESSAI_ASSIGN(taken, take(mine, r, timeout_ns));
+  const bool news = taken == Taken::fresh || taken == Taken::upgraded;
+  if (news) ++mine.work_;
+  return news;
+}
+
+Result<LockTable::Taken> LockTable::take(LockSet& mine, const Request& r,
+                                         std::uint64_t& timeout_ns) {
+  Shard& shard = shard_of(r.id);
+  Taken taken{};
   {
     io::MutexLock guard(shard.mutex);
-    shard.reserve();
-    Lock& lock = shard.place(hash);
-    if (lock.hash == 0) {
-      ++shard.used;
-      lock = Lock{.hash = hash, .owner = mine.owner_, .last_waiter = nullptr, .thread = thread};
-      mine.add(hash);
-      return true;
-    }
-    if (lock.owner == mine.owner_) return false;
-    if (lock.thread == thread) {
-      ++shard.self_deadlocks;
-      return std::unexpected(refused(Code::self_deadlock,
-                                     " is held by another transaction of this thread", tree, key));
-    }
-    if (timeout_ns == 0)
-      return std::unexpected(
-          refused(Code::lock_timeout, " is held by another transaction", tree, key));
-    lock.enqueue(waiter);
-    ++shard.waits;
-    ++shard.waiting;
+    taken = shard.take(r);
   }
-  return wait(waiter, shard, mine, timeout_ns);
+  if (taken == Taken::own_thread || taken == Taken::conflict) [[unlikely]] {
+    KESSAI_ASSIGN(waited, wait(shard, r, mine, timeout_ns));
+    taken = waited;
+  }
+  if (taken == Taken::fresh) mine.add(r.id);
+  return taken;
 }
 
-// Sleeps in slices, because the clock need not run at the futex's speed (a test's clock).
-Result<bool> LockTable::wait(Waiter& waiter, Shard& shard, LockSet& mine,
-                             std::uint64_t timeout_ns) {
-  constexpr std::uint64_t kSliceNs = 20'000'000;
-  const std::uint64_t start = clock_.now_ns();
-  for (;;) {
-    const std::uint64_t waited = clock_.now_ns() - start;
-    // Acquire: pairs with the release store in release(); what the last owner wrote is visible.
-    if (waiter.granted.load(std::memory_order_acquire) != 0) break;
-    if (waited >= timeout_ns) {
-      io::MutexLock guard(shard.mutex);
-      if (waiter.granted.load(std::memory_order_relaxed) != 0) break;  // came in time after all
-      shard.place(waiter.hash).remove(waiter);
-      --shard.waiting;
-      ++shard.timeouts;
-      return std::unexpected(refused(Code::lock_timeout,
-                                     " is held by another transaction: timed out", waiter.tree,
-                                     waiter.key));
-    }
-    io::futex_wait(waiter.granted, 0, std::min(timeout_ns - waited, kSliceNs));
+/// The second half of an exclusive record lock; what the first half brought goes back when this
+/// one fails.
+Result<bool> LockTable::enter_range_map(LockSet& mine, const Request& r, Taken record,
+                                        std::uint64_t timeout_ns) {
+  Bucket& bucket = bucket_of(r.tree);
+  Taken taken{};
+  {
+    io::MutexLock guard(bucket.mutex);
+    taken = bucket.take(r);
   }
-  mine.add(waiter.hash);
+  if (taken == Taken::own_thread || taken == Taken::conflict) {
+    const auto waited = wait(bucket, r, mine, timeout_ns);
+    if (!waited) {
+      Shard& shard = shard_of(r.id);
+      Wakes wakes;
+      io::MutexLock guard(shard.mutex);
+      if (record == Taken::upgraded) shard.downgrade(r.id, wakes);
+      if (record == Taken::fresh) {
+        mine.drop_last();
+        shard.release(r.id, mine.owner_, wakes);
+      }
+      return std::unexpected(waited.error());
+    }
+    taken = *waited;
+  }
+  (void)mine.use_of(r.tree);
+  const bool news = record != Taken::had_id || taken == Taken::fresh;
+  if (news) ++mine.work_;
+  return news;
+}
+
+Result<bool> LockTable::acquire_range(LockSet& mine, TreeId tree, std::string_view from,
+                                      std::optional<std::string_view> to,
+                                      std::uint64_t timeout_ns) {
+  KESSAI_CHECK(options_.ranges);
+  if (KESSAI_MUTANT(gap_lock_missing) || (to && from >= *to)) return false;
+  std::size_t intervals = 0;
+  const Request r{.owner = mine.owner_,
+                  .thread = io::thread_index(),
+                  .mode = LockMode::shared,
+                  .kind = LockKind::range,
+                  .id = 0,
+                  .tree = tree,
+                  .key = from,
+                  .to = to,
+                  .intervals = &intervals};
+  Bucket& bucket = bucket_of(tree);
+  Taken taken{};
+  {
+    io::MutexLock guard(bucket.mutex);
+    taken = bucket.take(r);
+  }
+  if (taken == Taken::own_thread || taken == Taken::conflict) {
+    KESSAI_ASSIGN(waited, wait(bucket, r, mine, timeout_ns));
+    taken = waited;
+  }
+  if (taken != Taken::fresh) return false;
+  mine.use_of(tree).intervals = intervals;
+  ++mine.work_;
   return true;
 }
 
-bool LockTable::holds(const LockSet& mine, TreeId tree, std::string_view key) const {
-  const std::uint64_t hash = record_hash(tree, key);
-  Shard& shard = shard_of(hash);
-  io::MutexLock guard(shard.mutex);
-  if (shard.locks == nullptr) return false;
-  const Lock& lock = shard.place(hash);
-  return lock.hash == hash && lock.owner == mine.owner_;
+Result<LockTable::Taken> LockTable::wait(Domain& domain, const Request& r, const LockSet& mine,
+                                         std::uint64_t& timeout_ns) {
+  Waiter w{.want = r, .domain = domain, .work = mine.work_};
+  Taken taken{};
+  {
+    io::MutexLock guard(domain.mutex);
+    taken = domain.take(r);
+    if (taken == Taken::own_thread) {
+      ++domain.self_deadlocks;
+      return std::unexpected(refused(Code::self_deadlock, r));
+    }
+    if (taken != Taken::conflict) return taken;
+    if (timeout_ns == 0) return std::unexpected(refused(Code::lock_timeout, r));
+    w.start_ns = clock_.now_ns();
+    domain.enqueue(w);
+    taken = w.upgrade ? Taken::upgraded : Taken::fresh;
+    ++domain.waits;
+    ++domain.waiting;
+  }
+  graph_->enter(w, clock_);
+  sleep(w, timeout_ns);
+  graph_->exit(w);
+  const std::uint64_t waited = clock_.now_ns() - w.start_ns;
+  count_wait(w, waited);
+  timeout_ns -= std::min(timeout_ns, waited);
+  switch (w.state.load(std::memory_order_relaxed)) {
+    case Waiter::kGranted:
+      return taken;
+    case Waiter::kVictim:
+      return std::unexpected(error(Code::deadlock, r, std::move(w.why)));
+    case Waiter::kOwnThread:
+      return std::unexpected(refused(Code::self_deadlock, r));
+    default:
+      return std::unexpected(refused(Code::lock_timeout, r));
+  }
 }
 
-void LockTable::release(std::uint64_t hash, OwnerId owner) {
-  Shard& shard = shard_of(hash);
-  const std::atomic<std::uint32_t>* wake = nullptr;
-  {
-    io::MutexLock guard(shard.mutex);
-    Lock& lock = shard.place(hash);
-    KESSAI_CHECK(lock.hash == hash && lock.owner == owner);
-    if (lock.last_waiter == nullptr) {
-      shard.erase(lock);
+// Sleeps in slices, because the clock need not run at the futex's speed (a test's clock).
+void LockTable::sleep(Waiter& w, std::uint64_t timeout_ns) {
+  constexpr std::uint64_t kSliceNs = 20'000'000;
+  // Acquire: pairs with the release store in end(); what the last holder wrote is visible.
+  while (w.state.load(std::memory_order_acquire) == Waiter::kWaiting) {
+    const std::uint64_t waited = clock_.now_ns() - w.start_ns;
+    if (waited >= timeout_ns) {
+      Wakes wakes;
+      io::MutexLock guard(w.domain.mutex);
+      if (!w.waiting()) return;  // came in time after all
+      w.domain.leave(w, wakes);
+      w.domain.end(w, Waiter::kLeft, wakes);
+      ++w.domain.timeouts;
       return;
     }
-    Waiter* next = lock.dequeue();
-    --shard.waiting;
-    lock.owner = next->owner;
-    lock.thread = next->thread;
-    wake = &next->granted;
-    next->granted.store(1, std::memory_order_release);
+    io::futex_wait(w.state, Waiter::kWaiting, std::min(timeout_ns - waited, kSliceNs));
   }
-  io::futex_wake(*wake, 1);
+}
+
+void LockTable::count_wait(const Waiter& w, std::uint64_t ns) {
+  if (options_.waits == nullptr) return;
+  const bool in_map = w.want.kind == LockKind::range || &w.domain != &shard_of(w.want.id);
+  options_.waits->add(in_map                           ? io::Wait::lock_range
+                      : w.want.kind == LockKind::named ? io::Wait::lock_named
+                                                       : io::Wait::lock_row,
+                      ns);
+}
+
+bool LockTable::holds(const LockSet& mine, TreeId tree, std::string_view key, LockMode mode) const {
+  const std::uint64_t id = record_id(tree, key);
+  Shard& shard = shard_of(id);
+  io::MutexLock guard(shard.mutex);
+  return shard.holds(id, mine.owner_, mode);
+}
+
+void LockTable::release(std::uint64_t id, OwnerId owner) {
+  Shard& shard = shard_of(id);
+  Wakes wakes;
+  io::MutexLock guard(shard.mutex);
+  shard.release(id, owner, wakes);
 }
 
 void LockTable::release_all(LockSet& mine) {
+  // Ranges first: who gets the record next enters the same key there.
+  for (const LockSet::RangeUse& use : mine.ranges_) {
+    Bucket& bucket = bucket_of(use.tree);
+    Wakes wakes;
+    io::MutexLock guard(bucket.mutex);
+    bucket.release(use.tree, mine.owner_, wakes);
+  }
+  mine.ranges_.clear();
   for (std::uint32_t i = 0; i < mine.inline_count_; ++i) release(mine.inline_[i], mine.owner_);
-  for (const std::uint64_t hash : mine.more_) release(hash, mine.owner_);
+  for (const std::uint64_t id : mine.more_) release(id, mine.owner_);
   mine.inline_count_ = 0;
   mine.more_.clear();
 }
 
 LockTable::Counters LockTable::counters() const {
   Counters sum;
-  for (std::size_t i = 0; i < kShards; ++i) {
-    Shard& shard = shards_[i];
-    io::MutexLock guard(shard.mutex);
-    sum.held += shard.used;
-    sum.waiting += shard.waiting;
-    sum.waits += shard.waits;
-    sum.timeouts += shard.timeouts;
-    sum.self_deadlocks += shard.self_deadlocks;
-  }
+  const auto add = [&](Domain& d) {
+    io::MutexLock guard(d.mutex);
+    sum.held += d.held();
+    sum.waiting += d.waiting;
+    sum.waits += d.waits;
+    sum.timeouts += d.timeouts;
+    sum.self_deadlocks += d.self_deadlocks;
+  };
+  for (std::size_t i = 0; i < kShards; ++i) add(shards_[i]);
+  for (std::size_t i = 0; buckets_ != nullptr && i < kBuckets; ++i) add(buckets_[i]);
+  io::MutexLock guard(graph_->mutex);
+  sum.deadlocks = graph_->found;
   return sum;
 }
 
 void LockTable::iterate(const std::function<void(const View&)>& fn) const {
+  const std::uint64_t now = clock_.now_ns();
+  Bucket::BehindRecords behind;
   std::vector<View> views;
-  for (std::size_t i = 0; i < kShards; ++i) {
-    Shard& shard = shards_[i];
+  for (std::size_t i = 0; buckets_ != nullptr && i < kBuckets; ++i) {
     views.clear();
     {
-      io::MutexLock guard(shard.mutex);
-      for (std::size_t p = 0; shard.used != 0 && p <= shard.mask; ++p) {
-        const Lock& lock = shard.locks[p];
-        if (lock.hash == 0) continue;
-        View& view = views.emplace_back();
-        view.hash = lock.hash;
-        view.owner = lock.owner;
-        view.thread = lock.thread;
-        lock.for_each_waiter([&](const Waiter& w) {
-          view.waiters.push_back(w.owner);
-          view.tree = w.tree;
-          view.key = w.key;
-        });
-      }
+      io::MutexLock guard(buckets_[i].mutex);
+      buckets_[i].views(now, views, behind);
     }
     for (const View& view : views) fn(view);
   }
+  for (std::size_t i = 0; i < kShards; ++i) {
+    views.clear();
+    {
+      io::MutexLock guard(shards_[i].mutex);
+      shards_[i].views(now, views);
+    }
+    for (View& view : views) {
+      if (const auto at = behind.find(view.hash); at != behind.end()) {
+        view.name.key = std::move(at->second.key);
+        view.name_is_cut = false;
+        view.waiters.insert(view.waiters.end(), at->second.waiters.begin(),
+                            at->second.waiters.end());
+      }
+      fn(view);
+    }
+  }
+}
+
+std::vector<LockTable::Deadlock> LockTable::deadlocks() const {
+  io::MutexLock guard(graph_->mutex);
+  return {graph_->kept.begin(), graph_->kept.end()};
 }
 
 }  // namespace kessai::mvcc

@@ -33,8 +33,10 @@ class Bank {
 
   void transfer(OwnerId owner, unsigned from, unsigned to, long amount) {
     LockSet locks(owner);
-    if (!locks_.acquire(locks, kTree, name(std::min(from, to)), kForever)) return;
-    if (from != to && locks_.acquire(locks, kTree, name(std::max(from, to)), kForever)) {
+    if (!locks_.acquire(locks, kTree, name(std::min(from, to)), LockMode::exclusive, kForever))
+      return;
+    if (from != to &&
+        locks_.acquire(locks, kTree, name(std::max(from, to)), LockMode::exclusive, kForever)) {
       const Lsn lsn = reserve();
       change(from, lsn, -amount);
       change(to, lsn, amount);
@@ -120,7 +122,7 @@ class Bank {
   std::atomic<Lsn> applied_{0}, durable_{0};
   Snapshots snapshots_;
   Undo undo_{1 << 20};
-  LockTable locks_{io::system_clock()};
+  LockTable locks_{io::system_clock(), LockTable::Options{}};
 };
 
 TEST(MvccStress, SnapshotsNeverSeeHalfATransfer) {

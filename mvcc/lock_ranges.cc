@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// Range locks: intervals that scans hold, and the exclusive keys that must not be in them.
+#include <algorithm>
+#include <iterator>
+
+#include "io/check.hpp"
+#include "io/mutant.hpp"
+#include "mvcc/lock_table_private.hpp"
+
+namespace kessai::mvcc {
+namespace {
+
+using To = std::optional<std::string>;
+
+bool ends_at_or_after(const To& to, std::string_view key) { return !to || *to >= key; }
+
+template <class Intervals>
+bool covers(const Intervals& intervals, std::string_view key) {
+  const auto next = intervals.upper_bound(key);
+  if (next == intervals.begin()) return false;
+  const To& to = std::prev(next)->second;
+  return !to || key < *to;
+}
+
+}  // namespace
+
+const LockTable::RangeTree::Intervals* LockTable::RangeTree::intervals_of(OwnerId owner) const {
+  const auto at = owners.find(owner);
+  return at == owners.end() || at->second.intervals.empty() ? nullptr : &at->second.intervals;
+}
+
+bool LockTable::RangeTree::had(const Request& r) const {
+  if (r.kind == LockKind::record) {
+    const auto at = writers.find(r.key);
+    return at != writers.end() && at->second.owner == r.owner;
+  }
+  const Intervals* own = intervals_of(r.owner);
+  if (own == nullptr) return false;
+  const auto next = own->upper_bound(r.key);
+  if (next == own->begin()) return false;
+  const To& to = std::prev(next)->second;
+  return !to || (r.to && *to >= *r.to);
+}
+
+void LockTable::RangeTree::insert(const Request& r) {
+  Owned& own = owners[r.owner];
+  if (r.kind == LockKind::record) {
+    const auto [at, fresh] = writers.emplace(r.key, Writer{.owner = r.owner, .thread = r.thread});
+    KESSAI_CHECK(fresh);  // the record lock is exclusive
+    own.keys.push_back(at);
+    return;
+  }
+  own.thread = r.thread;
+  std::string from(r.key);
+  To to;
+  if (r.to) to.emplace(*r.to);
+  auto at = own.intervals.upper_bound(from);
+  if (at != own.intervals.begin() && ends_at_or_after(std::prev(at)->second, from)) {
+    --at;
+    from = at->first;
+  }
+  while (at != own.intervals.end() && ends_at_or_after(to, at->first)) {
+    if (!at->second || (to && *to < *at->second)) to = std::move(at->second);
+    at = own.intervals.erase(at);
+    --intervals;
+  }
+  own.intervals.emplace_hint(at, std::move(from), std::move(to));
+  ++intervals;
+  *r.intervals = own.intervals.size();
+}
+
+template <class Fn>
+void LockTable::RangeTree::each_blocker(const Request& r, const Waiter* end, Fn&& fn) const {
+  if (r.kind == LockKind::record) {
+    if (intervals > 0)
+      for (const auto& [owner, own] : owners)
+        if (owner != r.owner && covers(own.intervals, r.key) && !fn(owner, own.thread, true))
+          return;
+    queue.each_until(end, [&](const Waiter& w) {
+      if (w.want.kind == LockKind::record || w.want.owner == r.owner || !w.want.spans(r.key))
+        return true;
+      return static_cast<bool>(fn(w.want.owner, w.want.thread, false));
+    });
+    return;
+  }
+  for (auto at = writers.lower_bound(r.key); at != writers.end() && r.spans(at->first); ++at)
+    if (at->second.owner != r.owner && !fn(at->second.owner, at->second.thread, true)) return;
+  // What the owner has already it does not ask for again: a writer that waits for it there is not
+  // in its way.
+  const Intervals* own = intervals_of(r.owner);
+  queue.each_until(end, [&](const Waiter& w) {
+    if (w.want.kind == LockKind::range || w.want.owner == r.owner || !r.spans(w.want.key) ||
+        (own != nullptr && covers(*own, w.want.key)))
+      return true;
+    return static_cast<bool>(fn(w.want.owner, w.want.thread, false));
+  });
+}
+
+LockTable::RangeTree& LockTable::Bucket::tree_of(TreeId id) {
+  if (const auto at = trees.find(id); at != trees.end()) return at->second;
+  // Idle trees stay, they will be wanted again; but dropped ones are never asked for.
+  std::erase_if(trees, [](const auto& tree) { return tree.second.idle(); });
+  return trees[id];
+}
+
+LockTable::Taken LockTable::Bucket::take(const Request& r) {
+  RangeTree& tree = tree_of(r.tree);
+  if (tree.had(r)) return Taken::had;
+  Taken answer = Taken::fresh;
+  tree.each_blocker(r, nullptr, [&](OwnerId, unsigned thread, bool holds) {
+    answer = holds && thread == r.thread ? Taken::own_thread : Taken::conflict;
+    return answer == Taken::conflict;
+  });
+  if (answer == Taken::fresh) tree.insert(r);
+  return answer;
+}
+
+void LockTable::Bucket::enqueue(Waiter& w) { tree_of(w.want.tree).queue.push_back(w); }
+
+/// Grants all that are blocked neither by a holder nor by somebody in front, in order.
+void LockTable::Bucket::move_up(RangeTree& tree, Wakes& wakes) {
+  if (tree.queue.empty()) return;
+  bool first = true;
+  const Waiter* const last = tree.queue.last;
+  for (Waiter* w = tree.queue.first();;) {
+    Waiter* const next = w->next;
+    const bool at_end = w == last;
+    bool blocked = false;
+    tree.each_blocker(w->want, w, [&](OwnerId, unsigned, bool) { return !(blocked = true); });
+    if (!blocked && (first || !KESSAI_MUTANT(lost_wake_up))) {
+      first = false;
+      tree.queue.remove(*w);
+      tree.insert(w->want);
+      end(*w, Waiter::kGranted, wakes);
+    }
+    if (at_end) return;
+    w = next;
+  }
+}
+
+void LockTable::Bucket::leave(Waiter& w, Wakes& wakes) {
+  RangeTree& tree = tree_of(w.want.tree);
+  tree.queue.remove(w);
+  move_up(tree, wakes);
+}
+
+void LockTable::Bucket::blockers(const Waiter& w, const Waiter& /*me*/,
+                                 std::vector<Blocker>& out) const {
+  if (!w.waiting()) return;
+  trees.at(w.want.tree).each_blocker(w.want, &w, [&](OwnerId owner, unsigned thread, bool holds) {
+    out.push_back({.owner = owner, .thread = thread, .holds = holds});
+    return true;
+  });
+}
+
+std::uint64_t LockTable::Bucket::held() const {
+  std::uint64_t n = 0;
+  for (const auto& [id, tree] : trees) n += tree.intervals;
+  return n;
+}
+
+void LockTable::Bucket::release(TreeId id, OwnerId owner, Wakes& wakes) {
+  RangeTree& tree = tree_of(id);
+  const auto at = tree.owners.find(owner);
+  if (at == tree.owners.end()) return;
+  for (const auto key : at->second.keys) tree.writers.erase(key);
+  tree.intervals -= at->second.intervals.size();
+  tree.owners.erase(at);
+  move_up(tree, wakes);
+}
+
+// A waiting range request is listed at the record locks in its way, a waiting writer at the
+// intervals; where only another waiter is in the way, at that waiter's lock or wish.
+void LockTable::Bucket::views(std::uint64_t now, std::vector<View>& out,
+                              BehindRecords& behind) const {
+  const auto line = [now](const Waiter& w) {
+    return Waiting{.owner = w.want.owner,
+                   .mode = w.want.mode,
+                   .thread = w.want.thread,
+                   .waited_ns = now - w.start_ns};
+  };
+  for (const auto& [id, tree] : trees) {
+    for (const auto& [owner, own] : tree.owners)
+      for (const auto& [from, to] : own.intervals) {
+        View& view = out.emplace_back();
+        view.name = {.kind = LockKind::range, .tree = id, .key = from, .to = to};
+        view.holders.push_back({.owner = owner, .mode = LockMode::shared, .thread = own.thread});
+        tree.queue.each([&](const Waiter& w) {
+          if (w.want.kind == LockKind::record && w.want.owner != owner && w.want.key >= from &&
+              (!to || w.want.key < *to))
+            view.waiters.push_back(line(w));
+        });
+      }
+    tree.queue.each([&](const Waiter& w) {
+      if (w.want.kind != LockKind::range) return;
+      const auto wait_for = [&](std::string_view key) {
+        auto& record = behind[record_id(id, key)];
+        record.key = key;
+        record.waiters.push_back(line(w));
+      };
+      for (auto at = tree.writers.lower_bound(w.want.key);
+           at != tree.writers.end() && w.want.spans(at->first); ++at)
+        if (at->second.owner != w.want.owner) wait_for(at->first);
+      View wish;
+      bool passed = false;
+      tree.queue.each([&](const Waiter& x) {
+        if (&x == &w) passed = true;
+        if (x.want.kind != LockKind::record || x.want.owner == w.want.owner ||
+            !w.want.spans(x.want.key))
+          return;
+        if (!passed)
+          wait_for(x.want.key);
+        else
+          wish.waiters.push_back(line(x));
+      });
+      if (wish.waiters.empty()) return;
+      wish.name = name_of(w.want);
+      wish.waiters.insert(wish.waiters.begin(), line(w));
+      out.push_back(std::move(wish));
+    });
+  }
+}
+
+}  // namespace kessai::mvcc
