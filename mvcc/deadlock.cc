@@ -130,7 +130,7 @@ bool LockTable::Graph::kill(Waiter& victim, Waiter::State state, std::string why
 }
 
 void LockTable::Graph::keep(const Waiter& victim, std::uint64_t now) {
-  ++found;
+  ++broken;
   Deadlock d{.at_ns = now, .cycle = {}, .victim = victim.want.owner};
   for (const Waiter* w : cycle_)
     d.cycle.push_back({.owner = w->want.owner,

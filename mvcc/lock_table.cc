@@ -548,7 +548,7 @@ LockTable::Counters LockTable::counters() const {
   for (std::size_t i = 0; i < kShards; ++i) add(shards_[i]);
   for (std::size_t i = 0; buckets_ != nullptr && i < kBuckets; ++i) add(buckets_[i]);
   io::MutexLock guard(graph_->mutex);
-  sum.deadlocks = graph_->found;
+  sum.deadlocks = graph_->broken;
   return sum;
 }
 

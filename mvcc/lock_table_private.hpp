@@ -317,7 +317,7 @@ struct alignas(64) LockTable::Bucket final : Domain {
 /// The waiters by owner, and the search for cycles among them.
 struct LockTable::Graph {
   io::Mutex mutex;
-  std::uint64_t found KESSAI_GUARDED_BY(mutex) = 0;
+  std::uint64_t broken KESSAI_GUARDED_BY(mutex) = 0;
   std::deque<Deadlock> kept KESSAI_GUARDED_BY(mutex);
 
   /// Registers an enqueued waiter and breaks all cycles through it.
