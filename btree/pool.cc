@@ -109,12 +109,13 @@ Result<void> Pool::cover(std::uint64_t next) {
 class Pool::BusyWait {
  public:
   BusyWait(Pool& pool, PageId page) noexcept : pool_(pool), page_(page), timer_(pool.env_) {}
+  void missed() noexcept { timer_.start(io::Wait::buffer_miss); }
   void once(const Word& w) noexcept {
     if (++spins_ < kSpins) return io::cpu_relax();
     auto& event = pool_.load_events_[raw(page_) % kLoadEvents];
     const std::uint32_t e = event.load(std::memory_order_acquire);
     if ((w.load(std::memory_order_acquire) & kLatchMask) == kLoading) {
-      timer_.start(io::Wait::buffer_miss);
+      missed();
       io::futex_wait(event, e, kWaitSliceNs);
     } else {
       timer_.start(io::Wait::page_latch);
@@ -180,7 +181,7 @@ Result<void> Pool::load(PageId page) {
       continue;
     }
     if (frame_bits(seen) != 0) return {};
-    const io::Waits::Timer miss(*env_, io::Wait::buffer_miss);
+    wait.missed();
     KESSAI_ASSIGN(f, take(true));
     if (!start_load(page, f)) {
       return_frame(f);

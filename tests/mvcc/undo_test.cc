@@ -165,6 +165,48 @@ TEST(Undo, IntervalCollectionKeepsOneEntryPerSnapshotOfAHotRow) {
 }
 
 // Random pushes with gaps, finds and collections against the plain list of intervals.
+TEST(Undo, ShowsTheVersionsOfAKeyNewestFirst) {
+  Undo undo(1 << 20);
+  EXPECT_TRUE(undo.versions(kTree, "k").empty());
+  undo.push(kTree, "k", 2, 5, value("a"));
+  undo.push(kTree, "other", 3, 6, value("x"));
+  undo.push(TreeId{4}, "k", 3, 6, value("x"));
+  undo.push(kTree, "k", 5, 9, value("b"));
+  undo.push(kTree, "k", 12, 15, Image{});
+  const auto v = undo.versions(kTree, "k");
+  ASSERT_EQ(v.size(), 3u);
+  EXPECT_EQ(v[0].begin, 12u);
+  EXPECT_EQ(v[0].end, 15u);
+  EXPECT_FALSE(v[0].present);
+  EXPECT_EQ(v[1].begin, 5u);
+  EXPECT_EQ(v[1].value, "b");
+  EXPECT_EQ(v[2].end, 5u);
+  EXPECT_EQ(v[2].value, "a");
+  EXPECT_TRUE(v[2].present);
+  EXPECT_EQ(undo.gc(9, kAll), 4u);  // and what is other's
+  EXPECT_EQ(undo.versions(kTree, "k").size(), 1u);
+}
+
+TEST(Undo, BytesAreNeededByTheOldestSnapshotThatLooksAtThem) {
+  Undo undo(1 << 20);
+  const std::vector<Lsn> none, two{10, 20};
+  undo.push(kTree, "k", 1, 10, value("before all"));
+  EXPECT_EQ(undo.bytes_needed(two), (std::vector<std::uint64_t>{0, 0}));
+  const auto bytes = [&] { return undo.counters().bytes; };
+  std::uint64_t last = bytes();
+  const auto push = [&](Lsn begin, Lsn end) {
+    undo.push(kTree, "k", begin, end, value("v"));
+    return bytes() - std::exchange(last, bytes());
+  };
+  std::uint64_t first = push(10, 11), second = 0;
+  second += push(11, 21);
+  first += push(5, 25);  // both look; the older one is why it is still there
+  second += push(20, 30);
+  (void)push(21, 40);  // nobody
+  EXPECT_EQ(undo.bytes_needed(two), (std::vector<std::uint64_t>{first, second}));
+  EXPECT_TRUE(undo.bytes_needed(none).empty());
+}
+
 TEST(Undo, AgreesWithAListOfIntervals) {
   const char* given = std::getenv("KESSAI_SEED");
   const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 20261;
