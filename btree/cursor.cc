@@ -89,7 +89,7 @@ Result<void> TreeCursor::fetch() {
 void TreeCursor::enter_page() {
   const NodeView leaf(page_);
   max_ts_ = leaf.max_ts();
-  page_lsn_ = leaf.page_lsn();
+  seen_ = std::max(seen_, leaf.page_lsn());
   bool exact = false;
   std::string low;
   leaf.low_fence(low);

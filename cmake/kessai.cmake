@@ -49,16 +49,20 @@ function(kessai_layer name)
   target_compile_features(${name} PUBLIC cxx_std_23)
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
 
-  # The same layer with planted bugs compiled in (KESSAI_MUTANT), for the tests that must find them.
-  # Never installed; built only when a test links it.
-  add_library(${name}_torture STATIC EXCLUDE_FROM_ALL ${ARG_SOURCES})
-  target_include_directories(${name}_torture PUBLIC
+  kessai_torture_twin(${name}_torture SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS})
+endfunction()
+
+# A layer with planted bugs compiled in (KESSAI_MUTANT), for the tests that must find them. Never
+# installed; built only when something links it.
+function(kessai_torture_twin name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  add_library(${name} STATIC EXCLUDE_FROM_ALL ${ARG_SOURCES})
+  target_include_directories(${name} PUBLIC
     ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/io/include ${PROJECT_SOURCE_DIR}/engine/include)
-  target_compile_definitions(${name}_torture PUBLIC KESSAI_TORTURE=1)
-  set(torture_libs ${ARG_LIBS})
-  list(TRANSFORM torture_libs REPLACE "^(kessai_(io|wal|btree|mvcc|engine))$" "\\1_torture")
-  target_link_libraries(${name}_torture PUBLIC ${torture_libs} PRIVATE kessai_flags)
-  target_compile_features(${name}_torture PUBLIC cxx_std_23)
+  target_compile_definitions(${name} PUBLIC KESSAI_TORTURE=1)
+  list(TRANSFORM ARG_LIBS REPLACE "^(kessai_(io|wal|btree|mvcc|engine))$" "\\1_torture")
+  target_link_libraries(${name} PUBLIC ${ARG_LIBS} PRIVATE kessai_flags)
+  target_compile_features(${name} PUBLIC cxx_std_23)
 endfunction()
 
 # kessai_jemalloc(TARGET): jemalloc for our own executables, never for the libraries. Sanitizers

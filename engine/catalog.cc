@@ -127,8 +127,8 @@ Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool creat
   const TreeId id{next_tree_++};  // used up even if this fails: ids are never reused
   KESSAI_ASSIGN(root, make_root(id));
   WriteSet writes;
-  writes.set_value(writes.add(catalog_tree_, ""), encode_id(next_tree_));
-  writes.set_value(writes.add(catalog_tree_, key), encode_id(raw(id)));
+  writes.set(writes.add(catalog_tree_, ""), false, encode_id(next_tree_));
+  writes.set(writes.add(catalog_tree_, key), false, encode_id(raw(id)));
   mvcc::LockSet locks(next_owner());
   auto lsn = commit(writes, locks);
   if (lsn) {

@@ -2,6 +2,8 @@
 // The commit pipeline: see engine/store.hpp for its steps.
 #include <algorithm>
 
+#include <boost/container/small_vector.hpp>
+
 #include "engine/store.hpp"
 #include "io/check.hpp"
 #include "io/mutant.hpp"
@@ -115,7 +117,21 @@ Result<void> Store::prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pi
   return {};
 }
 
-Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
+Result<void> Store::validate(const Validate& v, mvcc::Certifier::Ticket mine, Lsn commit) {
+  const auto hit = certifier_.validate(*v.reads, v.start, v.snapshot, mine, commit);
+  if (!hit) return {};
+  counters.conflicts.fetch_add(1, std::memory_order_relaxed);
+  ErrorDetail d;
+  d.what = hit->key.empty() && hit->lsn == 0
+               ? "too many commits since this transaction began; run the transaction again"
+               : "what this transaction read has changed; run the transaction again";
+  d.tree = tree_name(hit->tree);
+  d.key = hit->key;
+  d.lsn = hit->lsn;
+  return std::unexpected(Error(Code::write_conflict, std::move(d)));
+}
+
+Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate* validate) {
   KESSAI_TRY(writable());
   relieve_undo();
   auto& sorted = writes.sorted();
@@ -144,7 +160,7 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
     return std::unexpected(prepared.error());
   }
   btree::Shadows shadows(*pages_);
-  auto lsn = append_and_apply(writes, shadows);
+  auto lsn = append_and_apply(writes, shadows, validate);
   pages_->unclaim(claim);
   if (!lsn) {
     if (lsn.error() != Code::unknown_outcome) discard();
@@ -157,13 +173,46 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks) {
   locks_->release_all(locks);
   writes.clear();
   counters.commits.fetch_add(1, std::memory_order_relaxed);
-  // Visible before answered: earlier commits may still be applying.
-  while (log_->applied_lsn() < *lsn && !log_->poisoned()) io::yield_thread();
   after_commit();
   return lsn;
 }
 
-Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
+namespace {
+
+/// A write set in the certifier's ring, from before the reservation until the commit is visible or
+/// came to nothing.
+class Published {
+ public:
+  Published(mvcc::Certifier& certifier, const std::vector<Write>& writes) : certifier_(certifier) {
+    if constexpr (kS2pl) return;
+    boost::container::small_vector<mvcc::Certifier::Written, 16> keys;
+    for (const Write& w : writes) {
+      if (!w.noop) keys.push_back({w.tree->tree.id(), w.key});
+    }
+    ticket_ = certifier_.publish({keys.data(), keys.size()});
+  }
+  ~Published() {
+    if constexpr (!kS2pl) certifier_.finished(ticket_, lsn_);
+  }
+  Published(const Published&) = delete;
+  Published& operator=(const Published&) = delete;
+  [[nodiscard]] mvcc::Certifier::Ticket ticket() const noexcept { return ticket_; }
+  void reserved(Lsn lsn) noexcept {
+    lsn_ = lsn;
+    if constexpr (!kS2pl) certifier_.reserved(ticket_, lsn);
+  }
+  void withdraw() noexcept { lsn_ = 0; }
+
+ private:
+  mvcc::Certifier& certifier_;
+  mvcc::Certifier::Ticket ticket_ = 0;
+  Lsn lsn_ = 0;
+};
+
+}  // namespace
+
+Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
+                                    const Validate* validate) {
   std::string stream, record;
   for (const Write& w : writes.all()) {
     if (w.noop) continue;
@@ -171,45 +220,66 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows) {
         {w.tree->tree.id(), w.remove ? wal::OpKind::remove : wal::OpKind::put, w.key, w.value},
         stream);
   }
+  Published published(certifier_, writes.all());
+  // An early look: a conflict that shows already costs no log.
+  if (validate != nullptr) {
+    validate->reads->seal();
+    KESSAI_TRY(this->validate(*validate, published.ticket(), kMaxLsn));
+  }
   wal::Log::Reservation at;
   std::uint64_t hold = 0;
   const bool large = wal::kRecordHeader + stream.size() > log_->max_record();
   if (large) {
-    auto closed = append_parts(stream, hold);
-    if (!closed) return std::unexpected(closed.error());
-    at = *closed;
+    KESSAI_ASSIGN(closed, append_parts(stream, hold, record));
+    at = closed;
   } else {
     wal::start_record(wal::RecordKind::commit, record);
     record += stream;
     wal::finish_record(record);
-    auto reserved = log_->reserve(record.size());
-    if (!reserved) return std::unexpected(reserved.error());
-    at = *reserved;
-    if (!KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
+    KESSAI_ASSIGN(reserved, log_->reserve(record.size()));
+    at = reserved;
   }
+  published.reserved(at.lsn);
+  if (validate != nullptr) {
+    if (auto ok = this->validate(*validate, published.ticket(), at.lsn); !ok) {
+      published.withdraw();
+      fill_with_nothing(at, record.size());
+      if (large) log_->release_low(hold);
+      return std::unexpected(ok.error());
+    }
+  }
+  if (!KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
   // No failure from here on (I4): what fails all the same poisons the store.
   auto ok = apply_writes(writes, at.lsn, shadows);
-  if (KESSAI_MUTANT(apply_before_append) && !large) log_->fill(at, as_bytes(record));
+  if (KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
   if (!ok) {
     pages_->poison(ok.error());
-    return std::unexpected(Error(
-        Code::unknown_outcome,
-        ErrorDetail{
-            .what = "the commit is in the log but could not be applied: " + ok.error().message(),
-            .path = {},
-            .tree = {},
-            .key = {},
-            .offset = 0,
-            .page = 0,
-            .lsn = at.lsn}));
+    ErrorDetail d;
+    d.what = "the commit is in the log but could not be applied: " + ok.error().message();
+    d.lsn = at.lsn;
+    return std::unexpected(Error(Code::unknown_outcome, std::move(d)));
   }
   if (KESSAI_INTERRUPT(before_applied)) step_checkpoint(true);
   log_->applied(at);
   if (large) log_->release_low(hold);
+  // Visible before answered, and before the certifier forgets: earlier commits may still be
+  // applying.
+  while (log_->applied_lsn() < at.lsn && !log_->poisoned()) io::yield_thread();
   return at.lsn;
 }
 
-Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std::uint64_t& hold) {
+/// A reservation that comes to nothing still has to be filled: the log has no holes.
+void Store::fill_with_nothing(const wal::Log::Reservation& at, std::size_t bytes) {
+  std::string record;
+  wal::start_record(wal::RecordKind::filler, record);
+  record.resize(bytes, '\0');
+  wal::finish_record(record);
+  log_->fill(at, as_bytes(record));
+  log_->applied(at);
+}
+
+Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std::uint64_t& hold,
+                                                  std::string& record) {
   if (stream.size() > options_.wal_limit / 4) {
     return fail(Code::transaction_too_large,
                 "the transaction writes " + std::to_string(stream.size()) +
@@ -217,7 +287,6 @@ Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std
   }
   hold = log_->hold_low();
   wal::CloseBuilder close;
-  std::string record;
   const auto give_up = [&](const Error& e) {
     log_->release_low(hold);  // the parts are void: no closing record names them
     return std::unexpected(e);
@@ -236,8 +305,7 @@ Result<wal::Log::Reservation> Store::append_parts(const std::string& stream, std
   }
   auto at = log_->reserve(close.record_bytes());
   if (!at) return give_up(at.error());
-  close.finish(record);
-  log_->fill(*at, as_bytes(record));
+  close.finish(record);  // filled by the caller
   return *at;
 }
 
@@ -253,7 +321,18 @@ Result<void> Store::apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shad
     c.overflow = w.overflow.empty() ? nullptr : &w.overflow;
     pusher.current = &w;
     if (KESSAI_INTERRUPT(before_apply)) step_checkpoint(true);
-    KESSAI_TRY(w.tree->tree.apply(c, w.hint, shadows, &pusher));
+    KESSAI_TRY(w.tree->tree.apply(c, w.hint, shadows, kS2pl ? nullptr : &pusher));
+  }
+  return {};
+}
+
+Result<void> Store::wait_applied(Lsn lsn) const {
+  if (log_ != nullptr ? lsn > log_->tail() : lsn > recovered_to_)
+    return fail(Code::invalid_argument, "at_least names an LSN that no commit has reached");
+  // Whoever appended before the tail is applying: the wait is bounded by commits under way.
+  while (applied() < lsn) {
+    KESSAI_TRY(writable());
+    io::yield_thread();
   }
   return {};
 }

@@ -101,28 +101,54 @@ Result<std::string> Transaction::get(const Tree& tree, std::string_view key) {
 Result<Lsn> Transaction::get(const Tree& tree, std::string_view key, std::string& value) {
   return state_ ? state_->get(tree.state_, key, value) : closed();
 }
-Result<std::string> Transaction::get_for_update(const Tree& tree, std::string_view key) {
-  return state_ ? state_->get_for_update(tree.state_, key) : closed();
+Result<std::string> Transaction::get_for_update(const Tree& tree, std::string_view key,
+                                                LockWait wait) {
+  return state_ ? state_->get_for_update(tree.state_, key, wait) : closed();
 }
-Result<void> Transaction::put(const Tree& tree, std::string_view key, std::string_view value) {
-  return state_ ? state_->put(tree.state_, key, value) : closed();
+Result<void> Transaction::put(const Tree& tree, std::string_view key, std::string_view value,
+                              LockWait wait) {
+  return state_ ? state_->put(tree.state_, key, value, wait) : closed();
 }
 Result<void> Transaction::insert(const Tree& tree, std::string_view key, std::string_view value,
-                                 std::string* existing) {
-  return state_ ? state_->insert(tree.state_, key, value, existing) : closed();
+                                 std::string* existing, LockWait wait) {
+  return state_ ? state_->insert(tree.state_, key, value, existing, wait) : closed();
 }
-Result<void> Transaction::remove(const Tree& tree, std::string_view key) {
-  return state_ ? state_->remove(tree.state_, key) : closed();
+Result<void> Transaction::remove(const Tree& tree, std::string_view key, LockWait wait) {
+  return state_ ? state_->remove(tree.state_, key, wait) : closed();
+}
+Result<bool> Transaction::update_if(const Tree& tree, std::string_view key, const Update& update,
+                                    LockWait wait) {
+  return state_ ? state_->update_if(tree.state_, key, update, wait) : closed();
 }
 Cursor Transaction::scan(const Tree& tree, Range range) {
-  auto ok = state_ ? state_->usable(tree.state_.get()) : closed();
-  if (!ok) return Cursor(std::make_unique<engine::CursorState>(ok.error()));
-  return Cursor(std::make_unique<engine::CursorState>(state_->store(), tree.state_,
-                                                      std::move(range), state_.get()));
+  if (!state_) return Cursor(std::make_unique<engine::CursorState>(closed().error()));
+  return Cursor(
+      std::make_unique<engine::CursorState>(state_->store(), tree.state_, range, state_.get()));
 }
+Result<void> Transaction::lock_many(const Tree& tree, std::span<const std::string_view> keys,
+                                    LockWait wait) {
+  return state_ ? state_->lock_many(tree.state_, keys, wait) : closed();
+}
+Result<void> Transaction::lock_named(std::string_view name, LockMode mode, LockWait wait) {
+  return state_ ? state_->lock_named(name, mode, wait) : closed();
+}
+Result<bool> Transaction::try_lock_named(std::string_view name, LockMode mode) {
+  auto taken = lock_named(name, mode, no_wait);
+  if (taken) return true;
+  if (taken.error() == Code::lock_timeout) return false;
+  return std::unexpected(taken.error());
+}
+Result<Savepoint> Transaction::savepoint() { return state_ ? state_->savepoint() : closed(); }
+Result<void> Transaction::rollback_to(const Savepoint& savepoint) {
+  return state_ ? state_->rollback_to(savepoint) : closed();
+}
+Result<void> Transaction::on_commit(std::function<void(Lsn)> fn) {
+  return state_ ? state_->on_commit(std::move(fn)) : closed();
+}
+
 Result<Lsn> Transaction::commit() {
   if (!state_) return closed();
-  const bool durable = state_->durability() == Durability::durable;
+  const bool durable = state_->options().durability == Durability::durable;
   engine::Store& s = *state_->store();
   engine::Store::Use use(s);  // before the commit, so that closing waits until it is answered
   KESSAI_ASSIGN(lsns, state_->commit());
@@ -131,16 +157,37 @@ Result<Lsn> Transaction::commit() {
   } else if (durable) {
     KESSAI_TRY(s.wait_durable(lsns.second));
   }
+  if (auto hooks = state_->take_hooks(); !hooks.empty()) {
+    if (lsns.first == 0 || durable) {
+      s.run_hooks(hooks, lsns.first);
+    } else {
+      hooks_when_durable(CommitTicket(state_->store(), lsns.first, lsns.second), std::move(hooks));
+    }
+  }
   return lsns.first;
 }
 Result<CommitTicket> Transaction::commit_async() {
   if (!state_) return closed();
   KESSAI_ASSIGN(lsns, state_->commit());
-  return CommitTicket(state_->store(), lsns.first, lsns.second);
+  CommitTicket ticket(state_->store(), lsns.first, lsns.second);
+  if (auto hooks = state_->take_hooks(); !hooks.empty())
+    hooks_when_durable(ticket, std::move(hooks));
+  return ticket;
+}
+void Transaction::hooks_when_durable(const CommitTicket& ticket,
+                                     std::vector<std::function<void(Lsn)>> hooks) {
+  ticket.on_durable([store = state_->store(), lsn = ticket.lsn(),
+                     hooks = std::move(hooks)](const Result<void>& durable) {
+    if (durable) store->run_hooks(hooks, lsn);
+  });
 }
 Result<void> Transaction::rollback() { return state_ ? state_->rollback() : closed(); }
 bool Transaction::active() const noexcept { return state_ && state_->active(); }
-Lsn Transaction::snapshot() const noexcept { return state_ ? state_->snapshot().w : 0; }
+std::uint64_t Transaction::id() const noexcept { return state_ ? state_->id() : 0; }
+Isolation Transaction::isolation() const noexcept {
+  return state_ ? state_->isolation() : Isolation::snapshot;
+}
+Lsn Transaction::snapshot() const noexcept { return state_ ? state_->snapshot_lsn() : 0; }
 
 // ---- Database ----------------------------------------------------------------------------------
 
@@ -190,6 +237,7 @@ Result<Transaction> Database::begin(const BeginOptions& options) {
   KESSAI_ENTER();
   if (store_->in_forked_child())
     return fail(Code::closed_handle, "this store was opened by the parent process");
+  if (options.at_least != 0) KESSAI_TRY(store_->wait_applied(options.at_least));
   return Transaction(std::make_unique<engine::TransactionState>(store_, options));
 }
 Result<Transaction> Database::read_only() {
@@ -218,8 +266,7 @@ Cursor Database::scan(const Tree& tree, Range range) {
   if (ok) {
     engine::Store::Use use(*store_);
     if (use)
-      return Cursor(
-          std::make_unique<engine::CursorState>(store_, tree.state_, std::move(range), nullptr));
+      return Cursor(std::make_unique<engine::CursorState>(store_, tree.state_, range, nullptr));
     ok = closed();
   }
   return Cursor(std::make_unique<engine::CursorState>(ok.error()));
@@ -274,6 +321,21 @@ Result<std::vector<VersionInfo>> Database::versions(const Tree& tree, std::strin
   KESSAI_ENTER();
   KESSAI_TRY(store_->owns(tree.state_.get()));
   return store_->versions(*tree.state_, key);
+}
+std::vector<TransactionInfo> Database::transactions() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->transactions() : std::vector<TransactionInfo>{};
+}
+std::vector<LockInfo> Database::locks() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->lock_infos() : std::vector<LockInfo>{};
+}
+std::vector<DeadlockInfo> Database::deadlocks() const {
+  if (store_ == nullptr) return {};
+  engine::Store::Use use(*store_);
+  return use ? store_->deadlocks() : std::vector<DeadlockInfo>{};
 }
 Result<PageDump> Database::page(std::uint64_t page_id) {
   KESSAI_ENTER();

@@ -56,7 +56,7 @@ StoreInfo Store::info() const {
   const auto usage = pages_->usage();
   i.format = btree::kFormatVersion;
   i.store_id = hex(pages_->id().hi) + hex(pages_->id().lo);
-  i.mode = "mvcc";
+  i.mode = kMode;
   i.page_size = kPageSize;
   i.pages = usage.pages;
   i.free_pages = usage.free_slots;

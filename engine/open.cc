@@ -78,7 +78,7 @@ Result<void> Store::open_environment(std::string_view path) {
   own_env_.waits = own_env_.count_waits ? &waits_ : nullptr;
   env_ = &own_env_;
   locks_ = std::make_unique<mvcc::LockTable>(
-      *env_->clock, mvcc::LockTable::Options{.ranges = false, .waits = env_->waits});
+      *env_->clock, mvcc::LockTable::Options{.ranges = kS2pl, .waits = env_->waits});
   undo_ = std::make_unique<mvcc::Undo>(options_.undo_memory, env_);
   return {};
 }

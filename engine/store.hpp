@@ -6,7 +6,8 @@
 //
 // Commit pipeline (I1-I4; the numbers of a step name what must not fail after it):
 //   1 private writes, each under its record's X lock (first updater wins)
-//   2 claim slots, write overflow pages, pin leaves, encode the record, reserve log
+//   2 claim slots, write overflow pages, pin leaves, encode the record; publish the write set for
+//     serializable readers, reserve log, validate the own reads (mvcc/certifier.hpp)
 //   3 fill the log record                              -- from here on an error poisons the store
 //   4 per key: latch leaf, push the before-image, change, raise max_ts
 //   5 mark applied; release pins, claims, locks; then the answer waits for durability
@@ -34,11 +35,14 @@
 #include "btree/page_store.hpp"
 #include "btree/roots.hpp"
 #include "btree/tree.hpp"
+#include "engine/policy.hpp"
+#include "engine/registry.hpp"
 #include "engine/write_set.hpp"
 #include "io/env.hpp"
 #include "io/sync.hpp"
 #include "io/waits.hpp"
 #include "kessai/database.hpp"
+#include "mvcc/certifier.hpp"
 #include "mvcc/lock_table.hpp"
 #include "mvcc/snapshots.hpp"
 #include "mvcc/undo.hpp"
@@ -99,7 +103,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<void> drop_tree(std::string_view name);
   [[nodiscard]] Result<std::vector<std::string>> tree_names();
 
-  // --- reads (read.cc) -----------------------------------------------------------------------
+  // --- reads (reads_mvcc.cc, reads_s2pl.cc) --------------------------------------------------
   /// What snapshot `s` sees under `key`; `value` may be null.
   [[nodiscard]] Result<SnapshotRead> read_at(TreeState& t, std::string_view key,
                                              const mvcc::Snapshot& s, std::string* value,
@@ -115,12 +119,22 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<Lsn> get(TreeState& t, std::string_view key, std::string& value);
   [[nodiscard]] Result<void> multi_get(TreeState& t, std::span<const std::string_view> keys,
                                        std::span<Lookup> out);
-  [[nodiscard]] mvcc::Snapshots::Live begin_snapshot(bool read_only);
+  /// `at_least` (read_only): contains that commit, which the caller knows to be applied.
+  [[nodiscard]] mvcc::Snapshots::Live begin_snapshot(bool read_only, Lsn at_least);
+  /// Waits until `lsn` is applied; `invalid_argument` when no such commit has begun.
+  [[nodiscard]] Result<void> wait_applied(Lsn lsn) const;
 
   // --- commits (commit.cc) -------------------------------------------------------------------
   /// Runs steps 2 to 5. On success `lsn` is the commit's; the write set is emptied and its locks
-  /// are gone. On failure before step 3 nothing happened; after it `unknown_outcome`.
-  [[nodiscard]] Result<Lsn> commit(WriteSet& writes, mvcc::LockSet& locks);
+  /// are gone. On failure before step 3 nothing happened; after it `unknown_outcome`. `validate`
+  /// (may be null): what a serializable transaction read; `write_conflict` when it is stale.
+  struct Validate {
+    mvcc::ReadSet* reads = nullptr;
+    mvcc::Certifier::Ticket start = 0;
+    Lsn snapshot = 0;
+  };
+  [[nodiscard]] Result<Lsn> commit(WriteSet& writes, mvcc::LockSet& locks,
+                                   const Validate* validate = nullptr);
   [[nodiscard]] Result<void> wait_durable(Lsn lsn);
   /// I7: an answer that saw pages up to `seen` may go out.
   [[nodiscard]] Result<void> wait_seen(Lsn seen);
@@ -135,9 +149,25 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<void> checkpoint();
   void after_commit();  ///< the step of upkeep that a commit pays when there are no threads
   void note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn);
+  void expire_transactions();
+  /// Monotonic; with threads good to a few milliseconds, without them exact.
+  [[nodiscard]] std::uint64_t coarse_now() const noexcept {
+    const std::uint64_t ticked = coarse_now_.load(std::memory_order_relaxed);
+    return ticked != 0 ? ticked : env_->clock->now_ns();
+  }
+  [[nodiscard]] std::uint64_t idle_limit_ns() const noexcept;
+  [[nodiscard]] std::uint64_t age_limit_ns() const noexcept;
+  /// Calls a function of the application's; what it throws becomes `callback_failed`.
+  [[nodiscard]] static Result<void> call_out(const std::function<void()>& fn);
+  /// Runs on_commit hooks of commit `lsn`; what they throw goes to the log sink.
+  void run_hooks(const std::vector<std::function<void(Lsn)>>& hooks, Lsn lsn) const;
 
   // --- looking inside (inspect.cc) -----------------------------------------------------------
   [[nodiscard]] StoreInfo info() const;
+  // views.cc
+  [[nodiscard]] std::vector<TransactionInfo> transactions() const;
+  [[nodiscard]] std::vector<LockInfo> lock_infos() const;
+  [[nodiscard]] std::vector<DeadlockInfo> deadlocks() const;
   [[nodiscard]] Stats stats() const;
   [[nodiscard]] std::vector<WaitInfo> waits() const;
   [[nodiscard]] UndoInfo undo_info() const;
@@ -154,6 +184,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] bool in_forked_child() const noexcept { return process_ != io::process_id(); }
   [[nodiscard]] const Options& options() const noexcept { return options_; }
   [[nodiscard]] mvcc::LockTable& locks() noexcept { return *locks_; }
+  [[nodiscard]] mvcc::Certifier& certifier() noexcept { return certifier_; }
+  [[nodiscard]] Registry& registry() noexcept { return registry_; }
   [[nodiscard]] mvcc::Undo& undo() noexcept { return *undo_; }
   [[nodiscard]] wal::Log* log() noexcept { return log_.get(); }
   [[nodiscard]] mvcc::OwnerId next_owner() noexcept {
@@ -194,9 +226,16 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// Takes a share of the pin budget for a commit: waits while others hold too much of it.
   [[nodiscard]] Result<std::uint32_t> take_pin_share(const std::vector<Write>& writes);
   [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
-  [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows);
+  [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows,
+                                             const Validate* validate);
+  [[nodiscard]] Result<void> validate(const Validate& v, mvcc::Certifier::Ticket mine, Lsn commit);
+  /// Appends the parts and reserves for their closing record, which it leaves in `record`.
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
-                                                           std::uint64_t& hold);
+                                                           std::uint64_t& hold,
+                                                           std::string& record);
+  void fill_with_nothing(const wal::Log::Reservation& at, std::size_t bytes);
+  [[nodiscard]] std::string tree_name(TreeId id) const;
+  [[nodiscard]] LockTarget lock_target(const mvcc::LockName& name) const;
   [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
 
   // upkeep.cc
@@ -238,6 +277,9 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   // own synchronisation
   mvcc::Snapshots snapshots_;
+  mvcc::Certifier certifier_;
+  Registry registry_;
+  std::atomic<std::uint64_t> coarse_now_{0};  ///< 0: nobody ticks it
   std::atomic<Lsn> horizon_{0};
   std::atomic<Lsn> gc_horizon_{
       0};  ///< what ended at or below it may be gone; raised before it goes
@@ -259,7 +301,7 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   io::Mutex checkpoint_mutex_;
 
-  io::Mutex trees_mutex_;
+  mutable io::Mutex trees_mutex_;
   std::unordered_map<std::string, std::shared_ptr<TreeState>> trees_
       KESSAI_GUARDED_BY(trees_mutex_);
   std::vector<std::shared_ptr<TreeState>> dropped_

@@ -1,64 +1,115 @@
 // SPDX-License-Identifier: Apache-2.0
+// Begin, calls, reads, savepoints, commit, rollback, expiry. Writes and locks: writes.cc.
 #include "engine/transaction.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "io/check.hpp"
 
 namespace kessai::engine {
-namespace {
-
-Error conflict(const TreeState& t, std::string_view key, Lsn lsn) {
-  ErrorDetail d;
-  d.what = "the row changed after this transaction began; run the transaction again";
-  d.tree = t.name;
-  d.key = key;
-  d.lsn = lsn;
-  return Error(Code::write_conflict, std::move(d));
-}
-
-std::uint64_t timeout_ns(const Store& s) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.options().lock_timeout.count())) *
-         1'000'000;
-}
-
-Result<void> lock_record(Store& s, mvcc::LockSet& locks, const TreeState& t, std::string_view key) {
-  auto taken = s.locks().acquire(locks, t.tree.id(), key, mvcc::LockMode::exclusive, timeout_ns(s));
-  if (taken) return {};
-  ErrorDetail d = taken.error().detail();
-  d.tree = t.name;  // the lock table knows ids only
-  return std::unexpected(Error(taken.error().code(), std::move(d)));
-}
-
-}  // namespace
 
 TransactionState::TransactionState(std::shared_ptr<Store> store, const BeginOptions& options)
     : store_(std::move(store)),
       options_(options),
-      live_(store_->begin_snapshot(options.read_only)),
-      locks_(store_->next_owner()) {
-  seen_ = live_.snapshot().w;
+      isolation_(kS2pl ? Isolation::serializable : options.isolation),
+      id_(std::to_underlying(store_->next_owner())),
+      locks_(mvcc::OwnerId{id_}) {
+  begin_view();
+  begun_ns_ = now();
+  last_ns_.store(begun_ns_, std::memory_order_relaxed);
+  thread_.store(io::thread_index(), std::memory_order_relaxed);
   store_->counters.active.fetch_add(1, std::memory_order_relaxed);
+  link_.state = this;
+  store_->registry().add(link_);
 }
 
 TransactionState::~TransactionState() {
   if (self_) *self_ = nullptr;
-  if (active_) end();
+  std::uint32_t idle = kIdle;
+  if (phase_.compare_exchange_strong(idle, kBusy, std::memory_order_acquire)) {
+    end(Code::closed_handle);
+    return;
+  }
+  while (phase_.load(std::memory_order_acquire) != kEnded) io::yield_thread();
 }
 
-void TransactionState::end() noexcept {
-  active_ = false;
+std::uint64_t TransactionState::now() const { return store_->coarse_now(); }
+
+void TransactionState::end(Code why) noexcept {
+  store_->registry().remove(link_);
   writes_.clear();
   store_->locks().release_all(locks_);
   live_.end();
+  savepoints_.clear();
+  ended_by_ = why;
   store_->counters.active.fetch_sub(1, std::memory_order_relaxed);
+  // Release: who finds it ended sees why.
+  phase_.store(kEnded, std::memory_order_release);
 }
 
-Result<void> TransactionState::usable(const TreeState* t) const {
-  if (!active_) return fail(Code::closed_handle, "the transaction has ended");
-  if (failed_)
-    return fail(Code::closed_handle, "an earlier call of this transaction failed; roll it back");
-  return store_->owns(t);
+TransactionState::Call::Call(TransactionState& txn, const char* name, const TreeState* t,
+                             bool with_tree)
+    : use_(*txn.store_) {
+  if (txn.store_->in_forked_child()) {
+    ok = fail(Code::closed_handle, "this store was opened by the parent process");
+    return;
+  }
+  for (;;) {
+    std::uint32_t was = kIdle;
+    if (txn.phase_.compare_exchange_strong(was, kBusy, std::memory_order_acquire)) break;
+    if (was == kExpiring) {
+      io::yield_thread();
+      continue;
+    }
+    ok = was == kEnded ? Result<void>(std::unexpected(txn.ended_error()))
+                       : fail(Code::invalid_argument,
+                              "a call of this transaction is under way: on another thread, or in "
+                              "the function it was given");
+    return;
+  }
+  txn_ = &txn;
+  txn.last_call_.store(name, std::memory_order_relaxed);
+  txn.thread_.store(io::thread_index(), std::memory_order_relaxed);
+  if (!use_) {
+    ok = fail(Code::closed_handle, "the store is closed");
+  } else if (with_tree) {
+    ok = txn.store_->owns(t);
+  }
+  if (!ok) return;
+  if (txn.over_limits(txn.now())) {
+    txn.end(Code::transaction_expired);
+    ok = std::unexpected(txn.ended_error());
+    return;
+  }
+  txn.refresh_view();
+}
+
+TransactionState::Call::~Call() {
+  if (txn_ == nullptr) return;
+  txn_->last_ns_.store(txn_->now(), std::memory_order_relaxed);
+  if constexpr (!kS2pl) {
+    // Between calls read_committed holds no versions.
+    if (txn_->isolation_ == Isolation::read_committed) txn_->live_.end();
+  }
+  std::uint32_t busy = kBusy;  // unless it ended meanwhile
+  txn_->phase_.compare_exchange_strong(busy, kIdle, std::memory_order_release,
+                                       std::memory_order_relaxed);
+}
+
+Error TransactionState::ended_error() const {
+  switch (ended_by_) {
+    case Code::closed_handle:
+      return Error(Code::closed_handle, "the transaction has ended");
+    case Code::transaction_expired:
+      return Error(Code::transaction_expired,
+                   "the transaction idled or grew older than Options::idle_limit or age_limit "
+                   "allow and was rolled back; run it again");
+    default:
+      return Error(Code::closed_handle, "an earlier call of this transaction failed (" +
+                                            std::string(code_name(ended_by_)) +
+                                            "); it was rolled back");
+  }
 }
 
 std::unexpected<Error> TransactionState::failed(Error e) {
@@ -66,221 +117,157 @@ std::unexpected<Error> TransactionState::failed(Error e) {
     case Code::not_found:
     case Code::key_exists:
     case Code::lock_timeout:
+    case Code::self_deadlock:
     case Code::tree_not_found:
+    case Code::callback_failed:
+    case Code::value_too_long:
       break;
     default:
-      failed_ = true;
+      if (active()) end(e.code());
   }
   return std::unexpected(std::move(e));
 }
 
-Result<Lsn> TransactionState::get(const std::shared_ptr<TreeState>& t, std::string_view key,
-                                  std::string& value) {
-  KESSAI_TRY(usable(t.get()));
+Result<Lsn> TransactionState::get(const TreePtr& t, std::string_view key, std::string& value) {
+  const Call call(*this, "get", t.get(), true);
+  KESSAI_TRY(call.ok);
   KESSAI_TRY(check_key(key));
-  Store::Use use(*store_);
-  if (!use) return fail(Code::closed_handle, "the store is closed");
   if (const Write* w = writes_.find(t.get(), key)) {
     if (w->remove) return fail(Code::not_found);
     value = w->value;
     return Lsn{0};
   }
-  auto r = store_->read_at(*t, key, live_.snapshot(), &value);
-  if (killed())  // before any error: what the snapshot needed may be gone
-    return failed(
-        Error(Code::snapshot_too_old,
-              "the snapshot was given up to keep undo_memory; run the transaction again"));
+  auto r = read_row(*t, key, &value);
   if (!r) return failed(r.error());
   answered_ = true;
   if (!r->found) return fail(Code::not_found);
   return r->lsn;
 }
 
-Result<TransactionState::Current> TransactionState::lock_and_read(
-    const std::shared_ptr<TreeState>& t, std::string_view key, bool want_value,
-    bool conflict_on_newer) {
-  KESSAI_TRY(lock_record(*store_, locks_, *t, key));
-  Current c;
-  std::string value;
-  auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
-  if (killed())
-    return fail(Code::snapshot_too_old,
-                "the snapshot was given up to keep undo_memory; run the transaction again");
-  // The pages of a dropped tree stay while this snapshot is older than the drop.
-  if (t->gone_at(judge_current_ ? kMaxLsn : live_.snapshot().w))
-    return std::unexpected(dropped_tree(*t));
-  if (!r) return std::unexpected(r.error());
-  c.page_lsn = r->page_lsn;
-  c.tag = r->tag;
-  c.live = r->present && !btree::is_ghost(r->tag);
-  if (r->present && conflict_on_newer && !judge_current_ &&
-      !live_.snapshot().sees(btree::tag_lsn(r->tag))) {
-    store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
-    return std::unexpected(conflict(*t, key, btree::tag_lsn(r->tag)));
-  }
-  // A long value that will be replaced is its own before-image: read it while it is locked.
-  if (c.live && btree::is_overflow(r->tag) && !want_value) {
-    auto again = t->tree.get(key, &value);
-    if (!again) return std::unexpected(again.error());
-  }
-  c.value = std::move(value);
-  return c;
+// ---- savepoints, hooks -------------------------------------------------------------------------
+
+Result<Savepoint> TransactionState::savepoint() {
+  const Call call(*this, "savepoint", nullptr, false);
+  KESSAI_TRY(call.ok);
+  savepoints_.push_back({writes_.mark(), hooks_.size(), next_serial_++});
+  Savepoint s;
+  s.transaction_ = id_;
+  s.depth_ = savepoints_.back().serial;
+  return s;
 }
 
-Result<void> TransactionState::write(const std::shared_ptr<TreeState>& t, std::string_view key,
-                                     Current&& current, bool remove, std::string_view value) {
-  Write* w = writes_.find(t.get(), key);
-  if (w == nullptr) {
-    w = &writes_.add(t, key);
-    w->had_row = current.live;
-    w->hint = current.hint;
-    if (current.live && btree::is_overflow(current.tag))
-      w->before_overflow = std::move(current.value);
+Result<void> TransactionState::rollback_to(const Savepoint& s) {
+  const Call call(*this, "rollback_to", nullptr, false);
+  KESSAI_TRY(call.ok);
+  const auto mark = std::find_if(savepoints_.begin(), savepoints_.end(),
+                                 [&](const Mark& m) { return m.serial == s.depth_; });
+  if (s.transaction_ != id_ || mark == savepoints_.end()) {
+    return fail(Code::invalid_argument,
+                "not a savepoint of this transaction, or an older one was rolled back to");
   }
-  w->remove = remove;
-  w->noop = remove && !w->had_row;
-  writes_.set_value(*w, remove ? std::string_view{} : value);
+  writes_.undo_to(mark->writes);
+  hooks_.resize(mark->hooks);
+  savepoints_.erase(mark + 1, savepoints_.end());
+  note_writes();
   return {};
 }
 
-Result<void> TransactionState::put(const std::shared_ptr<TreeState>& t, std::string_view key,
-                                   std::string_view value) {
-  KESSAI_TRY(usable(t.get()));
-  KESSAI_TRY(check_key(key));
-  KESSAI_TRY(check_value(value));
-  if (options_.read_only)
-    return fail(Code::read_only, "the transaction was begun for reading only");
-  Store::Use use(*store_);
-  if (!use) return fail(Code::closed_handle, "the store is closed");
-  KESSAI_TRY(store_->writable());
-  if (writes_.find(t.get(), key) != nullptr) return write(t, key, {}, false, value);
-  auto c = lock_and_read(t, key, false, true);
-  if (!c) return failed(c.error());
-  return write(t, key, std::move(*c), false, value);
+Result<void> TransactionState::on_commit(std::function<void(Lsn)> fn) {
+  const Call call(*this, "on_commit", nullptr, false);
+  KESSAI_TRY(call.ok);
+  hooks_.push_back(std::move(fn));
+  return {};
 }
 
-Result<void> TransactionState::insert(const std::shared_ptr<TreeState>& t, std::string_view key,
-                                      std::string_view value, std::string* existing) {
-  KESSAI_TRY(usable(t.get()));
-  KESSAI_TRY(check_key(key));
-  KESSAI_TRY(check_value(value));
-  if (options_.read_only)
-    return fail(Code::read_only, "the transaction was begun for reading only");
-  Store::Use use(*store_);
-  if (!use) return fail(Code::closed_handle, "the store is closed");
-  KESSAI_TRY(store_->writable());
-  const auto exists = [&](Lsn lsn) {
-    ErrorDetail d;
-    d.what = "a row with this key exists";
-    d.tree = t->name;
-    d.key = key;
-    d.lsn = lsn;
-    return std::unexpected(Error(Code::key_exists, std::move(d)));
-  };
-  if (const Write* w = writes_.find(t.get(), key)) {
-    if (w->remove) return write(t, key, {}, false, value);
-    if (existing != nullptr) *existing = w->value;
-    return exists(0);
-  }
-  // Uniqueness is judged on current data, not on the snapshot.
-  auto c = lock_and_read(t, key, true, false);
-  if (!c) return failed(c.error());
-  if (c->live) {
-    // I7: an error that carries a row waits until what it saw is durable.
-    answered_ = true;
-    seen_ = std::max(seen_, c->page_lsn);
-    if (auto ok = store_->wait_seen(c->page_lsn); !ok) return failed(ok.error());
-    if (existing != nullptr) *existing = std::move(c->value);
-    return exists(btree::tag_lsn(c->tag));
-  }
-  if (c->tag != 0 && !judge_current_ && !live_.snapshot().sees(btree::tag_lsn(c->tag))) {
-    store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
-    return failed(conflict(*t, key, btree::tag_lsn(c->tag)));
-  }
-  return write(t, key, std::move(*c), false, value);
-}
-
-Result<void> TransactionState::remove(const std::shared_ptr<TreeState>& t, std::string_view key) {
-  KESSAI_TRY(usable(t.get()));
-  KESSAI_TRY(check_key(key));
-  if (options_.read_only)
-    return fail(Code::read_only, "the transaction was begun for reading only");
-  Store::Use use(*store_);
-  if (!use) return fail(Code::closed_handle, "the store is closed");
-  KESSAI_TRY(store_->writable());
-  if (const Write* w = writes_.find(t.get(), key)) {
-    if (w->remove) return fail(Code::not_found);
-    return write(t, key, {}, true, {});
-  }
-  auto c = lock_and_read(t, key, false, true);
-  if (!c) return failed(c.error());
-  answered_ = true;
-  if (!c->live) {
-    seen_ = std::max(seen_, c->page_lsn);
-    return fail(Code::not_found);
-  }
-  return write(t, key, std::move(*c), true, {});
-}
-
-Result<std::string> TransactionState::get_for_update(const std::shared_ptr<TreeState>& t,
-                                                     std::string_view key) {
-  KESSAI_TRY(usable(t.get()));
-  KESSAI_TRY(check_key(key));
-  if (options_.read_only)
-    return fail(Code::read_only, "the transaction was begun for reading only");
-  Store::Use use(*store_);
-  if (!use) return fail(Code::closed_handle, "the store is closed");
-  KESSAI_TRY(store_->writable());
-  if (const Write* w = writes_.find(t.get(), key)) {
-    if (w->remove) return fail(Code::not_found);
-    return w->value;
-  }
-  auto c = lock_and_read(t, key, true, true);
-  if (!c) return failed(c.error());
-  answered_ = true;
-  seen_ = std::max(seen_, c->page_lsn);
-  if (!c->live) return fail(Code::not_found);
-  return std::move(c->value);
-}
+// ---- the end -----------------------------------------------------------------------------------
 
 Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
-  if (!active_ || store_->in_forked_child())
-    return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
-  if (failed_) {
-    end();
-    return fail(Code::closed_handle,
-                "an earlier call of this transaction failed; it was rolled back");
+  const Call call(*this, "commit", nullptr, false);
+  KESSAI_TRY(call.ok);
+  if (managed_) return fail(Code::invalid_argument, "run_transaction commits this transaction");
+  if (killed()) {
+    return failed(
+        Error(Code::snapshot_too_old,
+              "the snapshot was given up to keep undo_memory; run the transaction again"));
   }
-  Store::Use use(*store_);
-  if (const bool too_old = killed(); !use || too_old) {
-    end();
-    return !use ? fail(Code::closed_handle, "the store is closed")
-                : fail(Code::snapshot_too_old,
-                       "the snapshot was given up to keep undo_memory; run the transaction again");
+  if (auto ok = settle_all(); !ok) {
+    end(ok.error().code());
+    return std::unexpected(ok.error());
   }
   const bool writes = std::any_of(writes_.all().begin(), writes_.all().end(),
                                   [](const Write& w) { return !w.noop; });
   if (!writes) {
-    const Lsn wait = answered_ && !options_.read_only ? seen_ : 0;
-    end();
-    return std::pair{Lsn{0}, wait};
+    const bool waits = answered_ && (kS2pl || !options_.read_only);
+    end(Code::closed_handle);
+    return std::pair{Lsn{0}, waits ? seen_ : 0};
   }
-  live_.end();  // the writes are locked; nothing is read at the snapshot any more
-  auto lsn = store_->commit(writes_, locks_);
-  end();
+  Store::Validate validate;
+  if (certify_) validate = {&certify_->reads, certify_->start, live_.snapshot().w};
+  // The writes are locked; nothing is read at the snapshot any more.
+  live_.end();
+  auto lsn = store_->commit(writes_, locks_, certify_ ? &validate : nullptr);
+  end(lsn ? Code::closed_handle : lsn.error().code());
   if (!lsn) return std::unexpected(lsn.error());
   return std::pair{*lsn, *lsn};
 }
 
 Result<void> TransactionState::rollback() {
-  if (!active_ || store_->in_forked_child())
-    return fail(Code::closed_handle, "the transaction has ended, or is the parent process's");
-  const Lsn wait = answered_ && !options_.read_only ? seen_ : 0;
-  end();
+  bool ended_for_us = false;
+  {
+    const Call call(*this, "rollback", nullptr, false);
+    if (managed_ && call.ok)
+      return fail(Code::invalid_argument, "run_transaction rolls this transaction back");
+    if (!call.ok) {
+      // The engine has rolled it back already; saying so again is not an error.
+      ended_for_us =
+          phase_.load(std::memory_order_acquire) == kEnded && ended_by_ != Code::closed_handle;
+      if (!ended_for_us) return call.ok;
+    }
+    if (call.ok) end(Code::closed_handle);
+    ended_by_ = Code::closed_handle;
+  }
+  hooks_.clear();
   store_->counters.rollbacks.fetch_add(1, std::memory_order_relaxed);
-  Store::Use use(*store_);
+  const Store::Use use(*store_);
   if (!use) return fail(Code::closed_handle, "the store is closed");
-  return store_->wait_seen(wait);
+  return store_->wait_seen(answered_ && (kS2pl || !options_.read_only) ? seen_ : 0);
+}
+
+// ---- the registry's side -----------------------------------------------------------------------
+
+bool TransactionState::over_limits(std::uint64_t now_ns) const noexcept {
+  const auto over = [now_ns](std::uint64_t since, std::uint64_t limit) {
+    return limit != 0 && now_ns > since && now_ns - since > limit;
+  };
+  return over(last_ns_.load(std::memory_order_relaxed), store_->idle_limit_ns()) ||
+         over(begun_ns_, store_->age_limit_ns());
+}
+
+bool TransactionState::claim_if_expired(std::uint64_t now_ns) {
+  if (!over_limits(now_ns)) return false;
+  std::uint32_t idle = kIdle;
+  return phase_.compare_exchange_strong(idle, kExpiring, std::memory_order_acquire);
+}
+
+void TransactionState::expire() { end(Code::transaction_expired); }
+
+TransactionInfo TransactionState::info(std::uint64_t now_ns) const {
+  const auto since = [now_ns](std::uint64_t then) {
+    return std::chrono::nanoseconds(now_ns > then ? now_ns - then : 0);
+  };
+  TransactionInfo i;
+  i.id = id_;
+  i.isolation = isolation_;
+  i.read_only = options_.read_only;
+  i.thread = thread_.load(std::memory_order_relaxed);
+  i.snapshot_lsn = snapshot_lsn();
+  i.age = since(begun_ns_);
+  i.in_call = phase_.load(std::memory_order_relaxed) == kBusy;
+  if (!i.in_call) i.idle = since(last_ns_.load(std::memory_order_relaxed));
+  i.writes = write_count_.load(std::memory_order_relaxed);
+  i.write_bytes = write_bytes_.load(std::memory_order_relaxed);
+  i.last_call = last_call_.load(std::memory_order_relaxed);
+  return i;
 }
 
 Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_ptr<TreeState>& t,
@@ -290,9 +277,9 @@ Result<Lsn> autocommit(const std::shared_ptr<Store>& store, const std::shared_pt
   o.durability = durability;
   TransactionState txn(store, o);
   txn.judge_current();  // nothing was read before: a change that came in between simply comes first
-  auto done = kind == 'p'   ? txn.put(t, key, value)
-              : kind == 'i' ? txn.insert(t, key, value, nullptr)
-                            : txn.remove(t, key);
+  auto done = kind == 'p'   ? txn.put(t, key, value, {})
+              : kind == 'i' ? txn.insert(t, key, value, nullptr, {})
+                            : txn.remove(t, key, {});
   if (!done) {
     if (auto waited = txn.rollback(); !waited) return std::unexpected(waited.error());
     return std::unexpected(done.error());

@@ -190,6 +190,7 @@ Result<void> Store::checkpoint() {
 void Store::after_commit() {
   if (env_->background) return;
   // Deterministic upkeep: a slice of everything after each commit.
+  expire_transactions();
   io::MutexLock lock(upkeep_mutex_);
   step_versions();
   step_purge(4);
@@ -215,6 +216,7 @@ void Store::log_thread() {
       wake_.wait_for(wake_mutex_, kLogTickNs);
       if (stop_) return;
     }
+    coarse_now_.store(env_->clock->now_ns(), std::memory_order_relaxed);
     log_->tick();
   }
 }
@@ -229,6 +231,7 @@ void Store::checkpoint_thread() {
       if (stop_) return;
       wanted = std::exchange(checkpoint_wanted_, false);
     }
+    expire_transactions();
     if (!writable()) continue;
     // Checkpoints first: a full log waits for them.
     if (wanted || checkpoint_due()) {
@@ -243,6 +246,7 @@ void Store::checkpoint_thread() {
 
 void Store::start_threads() {
   if (!env_->background || log_ == nullptr) return;
+  coarse_now_.store(env_->clock->now_ns(), std::memory_order_relaxed);
   log_thread_ = io::Thread("kessai-log", [this] { log_thread(); });
   checkpoint_thread_ = io::Thread("kessai-ckpt", [this] { checkpoint_thread(); });
 }

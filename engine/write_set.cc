@@ -27,6 +27,7 @@ Write& WriteSet::add(std::shared_ptr<TreeState> tree, std::string_view key) {
   w.tree = std::move(tree);
   w.key = key;
   bytes_ += key.size() + sizeof(Write);
+  if (journaling_) journal_.push_back({.index = writes_.size() - 1, .added = true, .value = {}});
   if (writes_.size() == kIndexFrom) {
     for (std::size_t i = 0; i < writes_.size(); ++i) {
       index_[mvcc::record_hash(writes_[i].tree->tree.id(), writes_[i].key)] = i;
@@ -37,15 +38,49 @@ Write& WriteSet::add(std::shared_ptr<TreeState> tree, std::string_view key) {
   return w;
 }
 
-void WriteSet::set_value(Write& w, std::string_view value) {
+void WriteSet::set(Write& w, bool remove, std::string_view value) {
+  if (journaling_) {
+    journal_.push_back({.index = static_cast<std::size_t>(&w - writes_.data()),
+                        .added = false,
+                        .remove = w.remove,
+                        .noop = w.noop,
+                        .value = w.value});
+  }
   bytes_ += value.size();
   bytes_ -= w.value.size();
   w.value = value;
+  w.remove = remove;
+  w.noop = remove && !w.had_row;
+}
+
+void WriteSet::unadd() {
+  const Write& w = writes_.back();
+  bytes_ -= w.key.size() + w.value.size() + sizeof(Write);
+  if (writes_.size() >= kIndexFrom) index_.erase(mvcc::record_hash(w.tree->tree.id(), w.key));
+  writes_.pop_back();
+}
+
+void WriteSet::undo_to(std::size_t mark) {
+  for (; journal_.size() > mark; journal_.pop_back()) {
+    Change& c = journal_.back();
+    if (c.added) {
+      unadd();  // the last one: later ones were undone before
+      continue;
+    }
+    Write& w = writes_[c.index];
+    bytes_ += c.value.size();
+    bytes_ -= w.value.size();
+    w.value = std::move(c.value);
+    w.remove = c.remove;
+    w.noop = c.noop;
+  }
 }
 
 void WriteSet::clear() noexcept {
   writes_.clear();
   index_.clear();
+  journal_.clear();
+  journaling_ = false;
   bytes_ = 0;
 }
 

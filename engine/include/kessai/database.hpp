@@ -43,6 +43,7 @@ struct TreeState;
 class TransactionState;
 class CursorState;
 struct TicketState;
+struct TransactionAccess;
 }  // namespace engine
 
 /// A named ordered map of byte strings. Cheap to copy.
@@ -222,7 +223,9 @@ class Transaction {
  private:
   friend class engine::Store;
   friend class Database;
+  friend struct engine::TransactionAccess;
   explicit Transaction(std::unique_ptr<engine::TransactionState> s) noexcept;
+  void hooks_when_durable(const CommitTicket& ticket, std::vector<std::function<void(Lsn)>> hooks);
   std::unique_ptr<engine::TransactionState> state_;
 };
 

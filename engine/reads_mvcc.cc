@@ -1,33 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-// Snapshot reads: the leaf's version if the snapshot sees it, else the before-image that it sees.
+// Reads of the MVCC build: at a snapshot, without locks. The leaf's version if the snapshot sees
+// it, else the before-image that it sees.
+#include "engine/policy.hpp"
+#if !KESSAI_S2PL
+
 #include <algorithm>
 
-#include "engine/store.hpp"
+#include "engine/transaction.hpp"
 #include "io/check.hpp"
 
 namespace kessai::engine {
 
-Result<void> check_key(std::string_view key) {
-  if (key.size() <= kMaxKeyBytes) return {};
-  return fail(Code::key_too_long, "the key has " + std::to_string(key.size()) +
-                                      " bytes; the limit is " + std::to_string(kMaxKeyBytes));
+// ---- within a transaction ----------------------------------------------------------------------
+
+void TransactionState::begin_view() {
+  // Where validation starts to look is read before the snapshot is taken.
+  if (isolation_ == Isolation::serializable && !options_.read_only) {
+    certify_ = std::make_unique<Certify>();
+    certify_->start = store_->certifier().begin();
+  }
+  live_ = store_->begin_snapshot(options_.read_only, options_.at_least);
+  seen_ = live_.snapshot().w;
+  snapshot_lsn_.store(seen_, std::memory_order_relaxed);
 }
 
-Result<void> check_value(std::string_view value) {
-  if (value.size() <= kMaxValueBytes) return {};
-  return fail(Code::value_too_long, "the value has " + std::to_string(value.size()) +
-                                        " bytes; the limit is " + std::to_string(kMaxValueBytes));
+void TransactionState::refresh_view() {
+  if (isolation_ != Isolation::read_committed) return;
+  live_.end();
+  live_ = store_->begin_snapshot(options_.read_only, options_.at_least);
+  seen_ = std::max(seen_, live_.snapshot().w);
+  snapshot_lsn_.store(live_.snapshot().w, std::memory_order_relaxed);
 }
 
-Error dropped_tree(const TreeState& t) {
-  ErrorDetail d;
-  d.what = "the tree was dropped";
-  d.tree = t.name;
-  return Error(Code::tree_not_found, std::move(d));
+Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view key,
+                                                std::string* value) {
+  auto r = store_->read_at(t, key, live_.snapshot(), value);
+  if (killed()) {  // before any error: what the snapshot needed may be gone
+    return fail(Code::snapshot_too_old,
+                "the snapshot was given up to keep undo_memory; run the transaction again");
+  }
+  if (r && certify_ && !(KESSAI_MUTANT(read_set_forgets_absent) && !r->found))
+    certify_->reads.point(t.tree.id(), key);
+  return r;
 }
 
-mvcc::Snapshots::Live Store::begin_snapshot(bool read_only) {
-  return snapshots_.begin([&] { return read_only ? std::min(applied(), durable()) : applied(); });
+bool TransactionState::conflicts(std::uint64_t tag) const noexcept {
+  if (judge_current_ || isolation_ == Isolation::read_committed ||
+      KESSAI_MUTANT(first_updater_ignored))
+    return false;
+  return !live_.snapshot().sees(btree::tag_lsn(tag));
+}
+
+Lsn TransactionState::tree_view() const noexcept {
+  return judge_current_ ? kMaxLsn : live_.snapshot().w;
+}
+
+// ---- without one -------------------------------------------------------------------------------
+
+mvcc::Snapshots::Live Store::begin_snapshot(bool read_only, Lsn at_least) {
+  return snapshots_.begin(
+      [&] { return read_only ? std::max(at_least, std::min(applied(), durable())) : applied(); });
 }
 
 Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
@@ -114,3 +146,5 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
 }
 
 }  // namespace kessai::engine
+
+#endif

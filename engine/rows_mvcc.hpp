@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stored rows of a range as a snapshot sees them: leaf copies, and before-images where the leaf
+// is newer. A serializable transaction's read set grows with the rows that were passed.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/transaction.hpp"
+
+namespace kessai::engine {
+
+class Rows {
+ public:
+  /// `txn` null: with a snapshot of its own. Not owned; next() is not called once it has ended.
+  Rows(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, const Range& range,
+       TransactionState* txn);
+
+  /// The next row; false at the end or on error. Views stay valid until the next call.
+  [[nodiscard]] bool next(Result<void>& status) {
+    // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else.
+    btree::TreeCursor::Row row;
+    while (cursor_.next_in_page(row)) {
+      const Lsn lsn = btree::tag_lsn(row.tag);
+      if (!snapshot_.sees(lsn) || btree::is_overflow(row.tag))
+        return next_resolved(row, true, status);
+      if (btree::is_ghost(row.tag)) continue;
+      key_ = row.key;
+      value_ = row.value;
+      lsn_ = lsn;
+      if (reads_ != nullptr) passed(key_);
+      return true;
+    }
+    return next_resolved(row, false, status);
+  }
+  [[nodiscard]] std::string_view key() const noexcept { return key_; }
+  [[nodiscard]] std::string_view value() const noexcept { return value_; }
+  [[nodiscard]] Lsn lsn() const noexcept { return lsn_; }
+
+ private:
+  [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row,
+                                   Result<void>& status);
+  [[nodiscard]] bool resolve(const btree::TreeCursor::Row& row, Result<void>& status);
+  [[nodiscard]] bool killed(Result<void>& status);
+  void passed(std::string_view key);
+  void passed_all();
+
+  std::shared_ptr<Store> store_;
+  std::shared_ptr<TreeState> tree_;
+  TransactionState* txn_;
+  Range range_;
+  mvcc::Snapshots::Live live_;  ///< none: the transaction's
+  mvcc::Snapshot snapshot_;
+  btree::TreeCursor cursor_;
+  mvcc::ReadSet* reads_ = nullptr;  ///< of a serializable transaction
+  std::size_t read_ = 0;            ///< the range in it
+  std::string_view key_, value_;
+  Lsn lsn_ = 0;
+  mvcc::Version version_;  ///< storage of values that are not in the leaf copy
+  std::string long_value_;
+};
+
+}  // namespace kessai::engine
