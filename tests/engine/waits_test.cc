@@ -264,9 +264,9 @@ TEST(EngineUndo, WritersBesideALongSnapshotOfHotRowsAreNotSlowedDown) {
 }
 
 TEST(EngineUndo, AShortReaderFinishesWhileWritersAreSlowedDown) {
-  constexpr unsigned kRows = 20'000;
+  constexpr unsigned kRows = 10'000;
   World w(true);
-  w.options.undo_memory = 8_MiB;
+  w.options.undo_memory = 4_MiB;
   w.options.memory = 64_MiB;
   w.options.wal_limit = 64_MiB;
   w.options.flush_interval = std::chrono::milliseconds(1);
@@ -282,7 +282,7 @@ TEST(EngineUndo, AShortReaderFinishesWhileWritersAreSlowedDown) {
       written.store(i + 1);
     }
   });
-  while (w.db->undo().throttled == 0 && written.load() < kRows) io::yield_thread();
+  while (w.count(Wait::undo_space) == 0 && written.load() < kRows) io::yield_thread();
   EXPECT_EQ(reader->get(w.main, key(0)).value_or("too old"), kRow);
   reader.reset();
   // Nothing is kept any more: the writer goes on at once.
