@@ -5,7 +5,7 @@
 #include <unordered_set>
 
 #include "btree/race.hpp"
-#include "engine/store.hpp"
+#include "engine/transaction.hpp"
 #include "io/check.hpp"
 
 namespace kessai::engine {
@@ -147,6 +147,13 @@ UndoInfo Store::undo_info() const {
   u.dropped = c.dropped;
   u.horizon = horizon_.load(std::memory_order_acquire);
   u.oldest_snapshot = snapshots_.oldest().value_or(0);
+  if (u.oldest_snapshot != 0) {
+    registry_.visit([&](const TransactionState& t) {
+      if (t.snapshot_lsn() == u.oldest_snapshot &&
+          (u.oldest_transaction == 0 || t.id() < u.oldest_transaction))
+        u.oldest_transaction = t.id();
+    });
+  }
   u.snapshots_killed = snapshots_killed_.load(std::memory_order_relaxed);
   u.throttled = waits_.total(io::Wait::undo_space).count;
   return u;

@@ -2,6 +2,7 @@
 // Who is at work and who waits for whom; ending transactions that idle or grow too old.
 #include <algorithm>
 #include <exception>
+#include <numeric>
 #include <utility>
 
 #include "engine/transaction.hpp"
@@ -45,6 +46,19 @@ std::vector<TransactionInfo> Store::transactions() const {
   const std::uint64_t now = coarse_now();
   std::vector<TransactionInfo> out;
   registry_.visit([&](const TransactionState& t) { out.push_back(t.info(now)); });
+  // Each with what is kept for it and for older ones.
+  std::vector<Lsn> snapshots;
+  for (const auto& t : out) {
+    if (t.snapshot_lsn != 0) snapshots.push_back(t.snapshot_lsn);
+  }
+  std::sort(snapshots.begin(), snapshots.end());
+  auto bytes = undo_->bytes_needed(snapshots);
+  std::partial_sum(bytes.begin(), bytes.end(), bytes.begin());
+  for (auto& t : out) {
+    const auto at = std::upper_bound(snapshots.begin(), snapshots.end(), t.snapshot_lsn);
+    if (t.snapshot_lsn != 0)
+      t.undo_bytes = bytes[static_cast<std::size_t>(at - snapshots.begin()) - 1];
+  }
   std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   return out;
 }
