@@ -29,11 +29,7 @@ const LockTable::RangeTree::Intervals* LockTable::RangeTree::intervals_of(OwnerI
   return at == owners.end() || at->second.intervals.empty() ? nullptr : &at->second.intervals;
 }
 
-bool LockTable::RangeTree::had(const Request& r) const {
-  if (r.kind == LockKind::record) {
-    const auto at = writers.find(r.key);
-    return at != writers.end() && at->second.owner == r.owner;
-  }
+bool LockTable::RangeTree::covered(const Request& r) const {
   const Intervals* own = intervals_of(r.owner);
   if (own == nullptr) return false;
   const auto next = own->upper_bound(r.key);
@@ -42,14 +38,49 @@ bool LockTable::RangeTree::had(const Request& r) const {
   return !to || (r.to && *to >= *r.to);
 }
 
-void LockTable::RangeTree::insert(const Request& r) {
-  Owned& own = owners[r.owner];
-  if (r.kind == LockKind::record) {
-    const auto [at, fresh] = writers.emplace(r.key, Writer{.owner = r.owner, .thread = r.thread});
-    KESSAI_CHECK(fresh);  // the record lock is exclusive
-    own.keys.push_back(at);
-    return;
+LockTable::RangeTree::Owned& LockTable::RangeTree::owned(OwnerId owner) {
+  auto at = owners.lower_bound(owner);
+  if (at != owners.end() && at->first == owner) return at->second;
+  if (idle_owners.empty()) return owners.emplace_hint(at, owner, Owned{})->second;
+  auto node = std::move(idle_owners.back());
+  idle_owners.pop_back();
+  node.key() = owner;
+  return owners.insert(at, std::move(node))->second;
+}
+
+void LockTable::RangeTree::insert_key(const Request& r, Writers::iterator hint) {
+  const Writer writer{.owner = r.owner, .thread = r.thread};
+  Writers::iterator at;
+  if (idle_writers.empty()) {
+    at = writers.emplace_hint(hint, r.key, writer);
+  } else {
+    auto node = std::move(idle_writers.back());
+    idle_writers.pop_back();
+    node.key() = r.key;
+    node.mapped() = writer;
+    at = writers.insert(hint, std::move(node));
   }
+  owned(r.owner).keys.push_back(at);
+}
+
+void LockTable::RangeTree::remove(OwnerId owner) {
+  const auto at = owners.find(owner);
+  if (at == owners.end()) return;
+  Owned& own = at->second;
+  for (const auto key : own.keys) {
+    auto node = writers.extract(key);
+    if (idle_writers.size() < kIdle) idle_writers.push_back(std::move(node));
+  }
+  intervals -= own.intervals.size();
+  own.intervals.clear();
+  own.keys.clear();
+  auto node = owners.extract(at);
+  if (idle_owners.size() < kIdle && own.keys.capacity() <= kIdle)
+    idle_owners.push_back(std::move(node));
+}
+
+void LockTable::RangeTree::insert_range(const Request& r) {
+  Owned& own = owned(r.owner);
   own.thread = r.thread;
   std::string from(r.key);
   To to;
@@ -105,13 +136,26 @@ LockTable::RangeTree& LockTable::Bucket::tree_of(TreeId id) {
 
 LockTable::Taken LockTable::Bucket::take(const Request& r) {
   RangeTree& tree = tree_of(r.tree);
-  if (tree.had(r)) return Taken::had;
+  RangeTree::Writers::iterator at;
+  if (r.kind == LockKind::record) {
+    at = tree.writers.lower_bound(r.key);
+    if (at != tree.writers.end() && at->first == r.key) {
+      KESSAI_CHECK(at->second.owner == r.owner);  // the record lock is exclusive
+      return Taken::had;
+    }
+  } else if (tree.covered(r)) {
+    return Taken::had;
+  }
   Taken answer = Taken::fresh;
   tree.each_blocker(r, nullptr, [&](OwnerId, unsigned thread, bool holds) {
     answer = holds && thread == r.thread ? Taken::own_thread : Taken::conflict;
     return answer == Taken::conflict;
   });
-  if (answer == Taken::fresh) tree.insert(r);
+  if (answer != Taken::fresh) return answer;
+  if (r.kind == LockKind::record)
+    tree.insert_key(r, at);
+  else
+    tree.insert_range(r);
   return answer;
 }
 
@@ -130,7 +174,10 @@ void LockTable::Bucket::move_up(RangeTree& tree, Wakes& wakes) {
     if (!blocked && (first || !KESSAI_MUTANT(lost_wake_up))) {
       first = false;
       tree.queue.remove(*w);
-      tree.insert(w->want);
+      if (w->want.kind == LockKind::record)
+        tree.insert_key(w->want, tree.writers.lower_bound(w->want.key));
+      else
+        tree.insert_range(w->want);
       end(*w, Waiter::kGranted, wakes);
     }
     if (at_end) return;
@@ -161,11 +208,7 @@ std::uint64_t LockTable::Bucket::held() const {
 
 void LockTable::Bucket::release(TreeId id, OwnerId owner, Wakes& wakes) {
   RangeTree& tree = tree_of(id);
-  const auto at = tree.owners.find(owner);
-  if (at == tree.owners.end()) return;
-  for (const auto key : at->second.keys) tree.writers.erase(key);
-  tree.intervals -= at->second.intervals.size();
-  tree.owners.erase(at);
+  tree.remove(owner);
   move_up(tree, wakes);
 }
 

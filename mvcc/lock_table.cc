@@ -53,22 +53,32 @@ LockSet::RangeUse& LockSet::use_of(TreeId tree) {
 
 // ---- one hashed lock ----
 
-void LockTable::Lock::set_name(const Request& r) noexcept {
+// With every lock: overlapping words instead of a call of memcpy.
+inline void LockTable::Lock::set_name(const Request& r) noexcept {
+  static_assert(kNameKept == 24);
   tree = r.tree;
   const std::size_t n = std::min(r.key.size(), kNameKept);
-  std::memcpy(name.data(), r.key.data(), n);
+  const char* const from = r.key.data();
+  if (n >= 8) {
+    const std::size_t middle = std::min<std::size_t>(8, n - 8);
+    std::memcpy(name.data(), from, 8);
+    std::memcpy(name.data() + middle, from + middle, 8);
+    std::memcpy(name.data() + n - 8, from + n - 8, 8);
+  } else {
+    for (std::size_t i = 0; i < n; ++i) name[i] = from[i];
+  }
   name_size = n & 31;
   name_cut = r.key.size() > kNameKept ? 1 : 0;
 }
 
-bool LockTable::Lock::held_by(OwnerId o) const noexcept {
+inline bool LockTable::Lock::held_by(OwnerId o) const noexcept {
   if (owner == o) return true;
   for (const Sharer* s = more; s != nullptr; s = s->next)
     if (s->owner == o) return true;
   return false;
 }
 
-void LockTable::Lock::add_holder(const Request& r) {
+inline void LockTable::Lock::add_holder(const Request& r) {
   if (owner != kNobody) {
     more = new Sharer{.owner = r.owner, .thread = r.thread, .next = more};
     return;
@@ -102,14 +112,15 @@ bool LockTable::Lock::remove_holder(OwnerId o) noexcept {
 // ---- shards ----
 
 /// The lock, or the free place where it goes. There always is a free place after reserve().
-LockTable::Lock& LockTable::Shard::place(std::uint64_t id) const {
+inline LockTable::Lock& LockTable::Shard::place(std::uint64_t id) const {
   std::size_t i = id & mask;
   while (locks[i].id != 0 && locks[i].id != id) i = (i + 1) & mask;
   return locks[i];
 }
 
-void LockTable::Shard::reserve() {
-  if (locks != nullptr && (used + 1) * 4 <= (mask + 1) * 3) return;
+inline void LockTable::Shard::reserve() {
+  if (locks != nullptr && (used + 1) * 4 <= (mask + 1) * 3) [[likely]]
+    return;
   resize(locks == nullptr ? kSmallest : std::size_t{mask + 1} * 2);
 }
 
@@ -121,7 +132,7 @@ void LockTable::Shard::resize(std::size_t n) {
     if (old[i].id != 0) place(old[i].id) = old[i];
 }
 
-void LockTable::Shard::erase(Lock& lock) {
+inline void LockTable::Shard::erase(Lock& lock) {
   std::size_t hole = static_cast<std::size_t>(&lock - locks.get());
   for (std::size_t i = (hole + 1) & mask; locks[i].id != 0; i = (i + 1) & mask) {
     // May move into the hole unless its home lies after the hole (cyclically).
@@ -133,18 +144,25 @@ void LockTable::Shard::erase(Lock& lock) {
   if (--used == 0 && mask >= kLargestIdle) resize(kSmallest);
 }
 
-LockTable::Taken LockTable::Shard::take(const Request& r) {
+inline LockTable::Taken LockTable::Shard::take_free(Lock& lock, const Request& r) {
+  ++used;
+  lock.id = r.id;
+  lock.owner = kNobody;
+  lock.more = nullptr;
+  lock.queue = Queue{};
+  lock.add_holder(r);
+  return Taken::fresh;
+}
+
+inline LockTable::Taken LockTable::Shard::take_now(const Request& r) {
   reserve();
   Lock& lock = place(r.id);
-  if (lock.id == 0) {
-    ++used;
-    lock.id = r.id;
-    lock.owner = kNobody;
-    lock.more = nullptr;
-    lock.queue = Queue{};
-    lock.add_holder(r);
-    return Taken::fresh;
-  }
+  return lock.id == 0 ? take_free(lock, r) : take_held(lock, r);
+}
+
+LockTable::Taken LockTable::Shard::take(const Request& r) { return take_now(r); }
+
+LockTable::Taken LockTable::Shard::take_held(Lock& lock, const Request& r) {
   const bool mine = lock.held_by(r.owner);
   const bool exclusive = r.mode == LockMode::exclusive;
   if (mine && (lock.exclusive != 0 || !exclusive))
@@ -209,6 +227,14 @@ void LockTable::Shard::leave(Waiter& w, Wakes& wakes) {
   Lock& lock = place(w.want.id);
   lock.queue.remove(w);
   settle(lock, wakes);
+}
+
+inline bool LockTable::Shard::release_lone(std::uint64_t id, OwnerId owner) {
+  Lock& lock = place(id);
+  if (lock.owner != owner || lock.more != nullptr || !lock.queue.empty()) return false;
+  KESSAI_CHECK(lock.id == id);
+  erase(lock);
+  return true;
 }
 
 void LockTable::Shard::release(std::uint64_t id, OwnerId owner, Wakes& wakes) {
@@ -301,7 +327,9 @@ std::uint64_t LockTable::record_id(TreeId tree, std::string_view key) noexcept {
   return id != 0 ? id : 1;
 }
 
-LockTable::Shard& LockTable::shard_of(std::uint64_t id) const noexcept { return shards_[id >> 54]; }
+inline LockTable::Shard& LockTable::shard_of(std::uint64_t id) const noexcept {
+  return shards_[id >> 54];
+}
 
 LockTable::Bucket& LockTable::bucket_of(TreeId tree) const noexcept {
   return buckets_[raw(tree) % kBuckets];
@@ -329,6 +357,23 @@ Error LockTable::refused(Code code, const Request& r) {
   what += code == Code::self_deadlock ? " is held by another transaction of this thread"
                                       : " is held by another transaction";
   return error(code, r, std::move(what));
+}
+
+/// A hashed lock.
+inline Result<LockTable::Taken> LockTable::take(LockSet& mine, const Request& r,
+                                                std::uint64_t& timeout_ns) {
+  Shard& shard = shard_of(r.id);
+  Taken taken{};
+  {
+    io::MutexLock guard(shard.mutex);
+    taken = shard.take_now(r);
+  }
+  if (taken == Taken::own_thread || taken == Taken::conflict) [[unlikely]] {
+    KESSAI_ASSIGN(waited, wait(shard, r, mine, timeout_ns));
+    taken = waited;
+  }
+  if (taken == Taken::fresh) mine.add(r.id);
+  return taken;
 }
 
 Result<bool> LockTable::acquire(LockSet& mine, TreeId tree, std::string_view key, LockMode mode,
@@ -361,22 +406,6 @@ Result<bool> LockTable::acquire_named(LockSet& mine, std::string_view name, Lock
   const bool news = taken == Taken::fresh || taken == Taken::upgraded;
   if (news) ++mine.work_;
   return news;
-}
-
-Result<LockTable::Taken> LockTable::take(LockSet& mine, const Request& r,
-                                         std::uint64_t& timeout_ns) {
-  Shard& shard = shard_of(r.id);
-  Taken taken{};
-  {
-    io::MutexLock guard(shard.mutex);
-    taken = shard.take(r);
-  }
-  if (taken == Taken::own_thread || taken == Taken::conflict) [[unlikely]] {
-    KESSAI_ASSIGN(waited, wait(shard, r, mine, timeout_ns));
-    taken = waited;
-  }
-  if (taken == Taken::fresh) mine.add(r.id);
-  return taken;
 }
 
 /// The second half of an exclusive record lock; what the first half brought goes back when this
@@ -513,11 +542,11 @@ bool LockTable::holds(const LockSet& mine, TreeId tree, std::string_view key, Lo
   return shard.holds(id, mine.owner_, mode);
 }
 
-void LockTable::release(std::uint64_t id, OwnerId owner) {
+inline void LockTable::release(std::uint64_t id, OwnerId owner) {
   Shard& shard = shard_of(id);
   Wakes wakes;
   io::MutexLock guard(shard.mutex);
-  shard.release(id, owner, wakes);
+  if (!shard.release_lone(id, owner)) shard.release(id, owner, wakes);
 }
 
 void LockTable::release_all(LockSet& mine) {

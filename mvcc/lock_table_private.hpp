@@ -148,7 +148,9 @@ struct LockTable::Wakes {
   Wakes() = default;
   Wakes(const Wakes&) = delete;
   Wakes& operator=(const Wakes&) = delete;
-  ~Wakes() { flush(); }
+  ~Wakes() {
+    if (count != 0) flush();
+  }
   void add(const Waiter& w) {
     if (count == words.size()) flush();
     words[count++] = &w.state;
@@ -244,7 +246,10 @@ struct alignas(64) LockTable::Shard final : Domain {
   void blockers(const Waiter& w, const Waiter& me, std::vector<Blocker>& out) const override
       KESSAI_REQUIRES(mutex);
   std::uint64_t held() const override KESSAI_REQUIRES(mutex) { return used; }
+  Taken take_now(const Request& r) KESSAI_REQUIRES(mutex);
   void release(std::uint64_t id, OwnerId owner, Wakes& wakes) KESSAI_REQUIRES(mutex);
+  /// False: it is shared, or somebody waits for it.
+  bool release_lone(std::uint64_t id, OwnerId owner) KESSAI_REQUIRES(mutex);
   void downgrade(std::uint64_t id, Wakes& wakes) KESSAI_REQUIRES(mutex);
   [[nodiscard]] bool holds(std::uint64_t id, OwnerId owner, LockMode mode) const
       KESSAI_REQUIRES(mutex);
@@ -255,6 +260,8 @@ struct alignas(64) LockTable::Shard final : Domain {
   static constexpr std::size_t kLargestIdle = 256;  // a bulk commit's table goes when it is empty
 
   Lock& place(std::uint64_t id) const KESSAI_REQUIRES(mutex);
+  Taken take_free(Lock& lock, const Request& r) KESSAI_REQUIRES(mutex);
+  Taken take_held(Lock& lock, const Request& r) KESSAI_REQUIRES(mutex);
   void reserve() KESSAI_REQUIRES(mutex);
   void resize(std::size_t n) KESSAI_REQUIRES(mutex);
   void erase(Lock& lock) KESSAI_REQUIRES(mutex);
@@ -278,11 +285,18 @@ struct LockTable::RangeTree {
   std::map<OwnerId, Owned> owners;
   std::size_t intervals = 0;  // of all owners
   Queue queue;
+  static constexpr std::size_t kIdle = 64;
+  std::vector<Writers::node_type> idle_writers;  // spare the allocator
+  std::vector<std::map<OwnerId, Owned>::node_type> idle_owners;
 
   [[nodiscard]] bool idle() const noexcept { return owners.empty() && queue.empty(); }
   [[nodiscard]] const Intervals* intervals_of(OwnerId owner) const;
-  [[nodiscard]] bool had(const Request& r) const;
-  void insert(const Request& r);
+  /// All of the range is in an interval of its owner.
+  [[nodiscard]] bool covered(const Request& r) const;
+  Owned& owned(OwnerId owner);
+  void insert_key(const Request& r, Writers::iterator hint);
+  void insert_range(const Request& r);
+  void remove(OwnerId owner);
   /// Calls `fn(owner, thread, holds)` for everybody in the way of `r` who holds or waits in front
   /// of `end`, until it answers false.
   template <class Fn>

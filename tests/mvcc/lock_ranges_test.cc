@@ -4,8 +4,12 @@
 // threads of their own, brought into known states by polling the counters.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "io/check.hpp"
 #include "tests/mvcc/lock_fixture.hpp"
 
 namespace kessai::mvcc {
@@ -225,6 +229,38 @@ TEST_F(LockRanges, ViewsShowWhoWaitsForWhom) {
   EXPECT_TRUE(granted(scan2.finish()));
   scan2.release();
   EXPECT_TRUE(granted(w2.finish()));
+}
+
+TEST_F(LockRanges, EveryWaitIsCountedUnderItsName) {
+  io::Waits waits;
+  LockTable table(clock_, LockTable::Options{.ranges = true, .waits = &waits});
+  Actor holder(table, 1), waiter(table, 2);
+  ASSERT_TRUE(granted(holder([&](LockSet& set) -> Result<bool> {
+    KESSAI_TRY(table.acquire(set, kTree, "row", kX, 0));
+    KESSAI_TRY(table.acquire_named(set, "job", kX, 0));
+    return table.acquire_range(set, kTree, "a", "b", 0);
+  })));
+  const std::vector<std::pair<io::Wait, Actor::Call>> calls = {
+      {io::Wait::lock_row,
+       [&](LockSet& set) { return table.acquire(set, kTree, "row", kS, kSecond); }},
+      {io::Wait::lock_named,
+       [&](LockSet& set) { return table.acquire_named(set, "job", kS, kSecond); }},
+      {io::Wait::lock_range,
+       [&](LockSet& set) { return table.acquire(set, kTree, "aa", kX, kSecond); }},
+      {io::Wait::lock_range,
+       [&](LockSet& set) { return table.acquire_range(set, kTree, "c", std::nullopt, kSecond); }}};
+  std::array<std::uint64_t, io::kWaits> expected{};
+  for (const auto& [wait, call] : calls) {
+    waiter.start(call);
+    while (table.counters().waiting != 1) io::yield_thread();
+    clock_.advance(kSecond);
+    EXPECT_TRUE(refused(waiter.finish(), Code::lock_timeout));
+    ++expected[static_cast<std::size_t>(wait)];
+    for (std::size_t w = 0; w < io::kWaits; ++w) {
+      EXPECT_EQ(waits.totals()[w].count, expected[w]) << io::wait_name(static_cast<io::Wait>(w));
+      EXPECT_EQ(waits.totals()[w].ns, expected[w] * kSecond);
+    }
+  }
 }
 
 TEST_F(LockRanges, TwoScansThatBothInsertAreADeadlock) {
