@@ -69,9 +69,10 @@ LockTable::Graph::Search LockTable::Graph::search(Waiter& me) {
   me.search = ++searches_;
   me.parent = nullptr;
   reached_.assign(1, &me);
-  for (std::size_t i = 0; i < reached_.size(); ++i)
-    if (const Search found = expand(*reached_[i], me); found != Search::nothing) return found;
-  return Search::nothing;
+  std::size_t at = 0;
+  Search found = Search::nothing;
+  while (found == Search::nothing && at < reached_.size()) found = expand(*reached_[at++], me);
+  return found;
 }
 
 LockTable::Graph::Search LockTable::Graph::expand(Waiter& w, Waiter& me) {

@@ -2,6 +2,7 @@
 // Range locks: intervals that scans hold, and the exclusive keys that must not be in them.
 #include <algorithm>
 #include <iterator>
+#include <tuple>
 
 #include "io/check.hpp"
 #include "io/mutant.hpp"
@@ -212,38 +213,44 @@ void LockTable::Bucket::release(TreeId id, OwnerId owner, Wakes& wakes) {
   move_up(tree, wakes);
 }
 
-// A waiting range request is listed at the record locks in its way, a waiting writer at the
-// intervals; where only another waiter is in the way, at that waiter's lock or wish.
+LockTable::Waiting LockTable::Waiter::line(std::uint64_t now) const {
+  return {
+      .owner = want.owner, .mode = want.mode, .thread = want.thread, .waited_ns = now - start_ns};
+}
+
+void LockTable::Bucket::interval_views(TreeId id, const RangeTree& tree, std::uint64_t now,
+                                       std::vector<View>& out) {
+  for (const auto& owner : tree.owners)
+    for (const auto& interval : owner.second.intervals) {
+      View& view = out.emplace_back();
+      view.name.kind = LockKind::range;
+      view.name.tree = id;
+      std::tie(view.name.key, view.name.to) = interval;
+      view.holders.push_back(
+          {.owner = owner.first, .mode = LockMode::shared, .thread = owner.second.thread});
+      tree.queue.each([&](const Waiter& w) {
+        if (w.want.kind == LockKind::record && w.want.owner != owner.first &&
+            w.want.key >= view.name.key && (!view.name.to || w.want.key < *view.name.to))
+          view.waiters.push_back(w.line(now));
+      });
+    }
+}
+
 void LockTable::Bucket::views(std::uint64_t now, std::vector<View>& out,
                               BehindRecords& behind) const {
-  const auto line = [now](const Waiter& w) {
-    return Waiting{.owner = w.want.owner,
-                   .mode = w.want.mode,
-                   .thread = w.want.thread,
-                   .waited_ns = now - w.start_ns};
-  };
-  for (const auto& [id, tree] : trees) {
-    for (const auto& [owner, own] : tree.owners)
-      for (const auto& [from, to] : own.intervals) {
-        View& view = out.emplace_back();
-        view.name = {.kind = LockKind::range, .tree = id, .key = from, .to = to};
-        view.holders.push_back({.owner = owner, .mode = LockMode::shared, .thread = own.thread});
-        tree.queue.each([&](const Waiter& w) {
-          if (w.want.kind == LockKind::record && w.want.owner != owner && w.want.key >= from &&
-              (!to || w.want.key < *to))
-            view.waiters.push_back(line(w));
-        });
-      }
+  for (const auto& entry : trees) {
+    const RangeTree& tree = entry.second;
+    interval_views(entry.first, tree, now, out);
     tree.queue.each([&](const Waiter& w) {
       if (w.want.kind != LockKind::range) return;
-      const auto wait_for = [&](std::string_view key) {
-        auto& record = behind[record_id(id, key)];
+      const auto waits_for = [&](std::string_view key) {
+        Behind& record = behind[record_id(w.want.tree, key)];
         record.key = key;
-        record.waiters.push_back(line(w));
+        record.waiters.push_back(w.line(now));
       };
       for (auto at = tree.writers.lower_bound(w.want.key);
            at != tree.writers.end() && w.want.spans(at->first); ++at)
-        if (at->second.owner != w.want.owner) wait_for(at->first);
+        if (at->second.owner != w.want.owner) waits_for(at->first);
       View wish;
       bool passed = false;
       tree.queue.each([&](const Waiter& x) {
@@ -251,14 +258,14 @@ void LockTable::Bucket::views(std::uint64_t now, std::vector<View>& out,
         if (x.want.kind != LockKind::record || x.want.owner == w.want.owner ||
             !w.want.spans(x.want.key))
           return;
-        if (!passed)
-          wait_for(x.want.key);
+        if (passed)
+          wish.waiters.push_back(x.line(now));
         else
-          wish.waiters.push_back(line(x));
+          waits_for(x.want.key);
       });
       if (wish.waiters.empty()) return;
       wish.name = name_of(w.want);
-      wish.waiters.insert(wish.waiters.begin(), line(w));
+      wish.waiters.insert(wish.waiters.begin(), w.line(now));
       out.push_back(std::move(wish));
     });
   }

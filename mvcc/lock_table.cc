@@ -301,10 +301,7 @@ void LockTable::Shard::views(std::uint64_t now, std::vector<View>& out) const {
       view.holders.push_back({.owner = owner, .mode = mode, .thread = thread});
     });
     lock.queue.each([&](const Waiter& w) {
-      view.waiters.push_back({.owner = w.want.owner,
-                              .mode = w.want.mode,
-                              .thread = w.want.thread,
-                              .waited_ns = now - w.start_ns});
+      view.waiters.push_back(w.line(now));
       view.name.key = w.want.key;
       view.name_is_cut = false;
     });

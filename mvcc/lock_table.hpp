@@ -190,7 +190,8 @@ class LockTable {
 
   [[nodiscard]] Counters counters() const;
   /// Calls `fn` for each held lock, outside of all mutexes; locks that change meanwhile may be
-  /// missed or stale.
+  /// missed or stale. A range that is only waited for has a view (without holders) when somebody
+  /// stands in line behind it.
   void iterate(const std::function<void(const View&)>& fn) const;
   /// The last deadlocks, oldest first.
   [[nodiscard]] std::vector<Deadlock> deadlocks() const;

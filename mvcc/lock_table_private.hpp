@@ -84,6 +84,7 @@ struct LockTable::Waiter {
   // stack frame is gone: harmless, a futex wake uses the address only.
   std::atomic<std::uint32_t> state{kWaiting};
 
+  [[nodiscard]] Waiting line(std::uint64_t now) const;
   [[nodiscard]] bool waiting() const noexcept {
     return state.load(std::memory_order_relaxed) == kWaiting;
   }
@@ -320,10 +321,15 @@ struct alignas(64) LockTable::Bucket final : Domain {
       KESSAI_REQUIRES(mutex);
   std::uint64_t held() const override KESSAI_REQUIRES(mutex);
   void release(TreeId tree, OwnerId owner, Wakes& wakes) KESSAI_REQUIRES(mutex);
+  /// A waiting range request is listed at the record locks in its way, a waiting writer at the
+  /// intervals; where only another waiter is in the way, at that waiter's record lock, or at a
+  /// view of the range it wishes for, which has no holders and the waiter itself in front.
   void views(std::uint64_t now, std::vector<View>& out, BehindRecords& behind) const
       KESSAI_REQUIRES(mutex);
 
  private:
+  static void interval_views(TreeId id, const RangeTree& tree, std::uint64_t now,
+                             std::vector<View>& out);
   RangeTree& tree_of(TreeId id) KESSAI_REQUIRES(mutex);
   void move_up(RangeTree& tree, Wakes& wakes) KESSAI_REQUIRES(mutex);
 };

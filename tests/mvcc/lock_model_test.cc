@@ -385,7 +385,7 @@ class LockModel : public LockFixture, public testing::WithParamInterface<bool> {
 
 TEST_P(LockModel, GrantsAndRefusesAsTheRulesSay) {
   SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed_));
-  constexpr int kSteps = 2500;
+  constexpr int kSteps = 1500;
   for (int i = 0; i < kSteps; ++i) {
     SCOPED_TRACE("step " + std::to_string(i));
     step();
@@ -393,7 +393,7 @@ TEST_P(LockModel, GrantsAndRefusesAsTheRulesSay) {
     check();
     if (HasFailure()) return;
   }
-  for (const std::uint64_t n : outcomes_) EXPECT_GT(n, 50u);
+  for (const std::uint64_t n : outcomes_) EXPECT_GT(n, 20u);
 }
 
 INSTANTIATE_TEST_SUITE_P(, LockModel, testing::Bool(),
