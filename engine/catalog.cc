@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The catalog (I16): tree 1 maps names to ids (u32 little-endian); the key "" holds the next id, so
-// ids are never reused. Roots live in the image (btree/roots.hpp), never in the log.
+// ids are never reused. Keys longer than a name can be belong to outcome.cc. Roots live in the
+// image (btree/roots.hpp), never in the log.
 #include <algorithm>
 #include <cstring>
 
@@ -98,7 +99,7 @@ std::shared_ptr<TreeState> Store::remember(const std::string& name, TreeId id, P
 
 Result<std::vector<std::pair<std::string, TreeId>>> Store::catalog() {
   std::vector<std::pair<std::string, TreeId>> out;
-  btree::TreeCursor cursor(catalog_tree_->tree, "", std::nullopt, false);
+  btree::TreeCursor cursor(catalog_tree_->tree, "", history_prefix(), false);
   btree::TreeCursor::Row row;
   for (;;) {
     KESSAI_ASSIGN(more, cursor.next(row));

@@ -122,7 +122,7 @@ Result<void> Store::validate(const Validate& v, mvcc::Certifier::Ticket mine, Ls
   if (!hit) return {};
   counters.conflicts.fetch_add(1, std::memory_order_relaxed);
   ErrorDetail d;
-  d.what = hit->key.empty() && hit->lsn == 0
+  d.what = hit->overtaken()
                ? "too many commits since this transaction began; run the transaction again"
                : "what this transaction read has changed; run the transaction again";
   d.tree = tree_name(hit->tree);
@@ -133,6 +133,7 @@ Result<void> Store::validate(const Validate& v, mvcc::Certifier::Ticket mine, Ls
 
 Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate* validate) {
   KESSAI_TRY(writable());
+  if (unrecorded_.load(std::memory_order_acquire)) KESSAI_TRY(record_generation());
   relieve_undo();
   auto& sorted = writes.sorted();
   TreeHolds holds;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Looking inside a store: info, stats, check, pages, trees, log.
 #include <algorithm>
-#include <cstdio>
 #include <unordered_set>
 
 #include "btree/race.hpp"
@@ -10,12 +9,6 @@
 
 namespace kessai::engine {
 namespace {
-
-std::string hex(std::uint64_t v) {
-  char s[17];
-  std::snprintf(s, sizeof s, "%016llx", static_cast<unsigned long long>(v));
-  return s;
-}
 
 const char* type_name(btree::PageType t) {
   switch (t) {
@@ -55,7 +48,7 @@ StoreInfo Store::info() const {
   const auto sb = pages_->newest();
   const auto usage = pages_->usage();
   i.format = btree::kFormatVersion;
-  i.store_id = hex(pages_->id().hi) + hex(pages_->id().lo);
+  i.store_id = store_id();
   i.mode = kMode;
   i.page_size = kPageSize;
   i.pages = usage.pages;

@@ -169,7 +169,7 @@ Result<void> Store::create_files() {
   KESSAI_ASSIGN(catalog_root, make_root(kCatalogTree));
   KESSAI_ASSIGN(main_root, make_root(kMainTree));
   catalog_tree_ = std::make_shared<TreeState>(token_, "", context_, kCatalogTree, catalog_root);
-  const auto record = [&](std::string_view key, std::uint32_t value) {
+  const auto record = [&](std::string_view key, auto value) {
     btree::Change c;
     std::string v(sizeof value, '\0');
     std::memcpy(v.data(), &value, sizeof value);
@@ -180,6 +180,7 @@ Result<void> Store::create_files() {
   };
   KESSAI_TRY(record("", raw(kMainTree) + 1));
   KESSAI_TRY(record(kMainTreeName, raw(kMainTree)));
+  KESSAI_TRY(record(history_key(0), Lsn{0}));  // the history is complete from the start
   pages_->unclaim(16);
   pages_->attach_log(log_.get());
   // Two checkpoints: from the start there is one to fall back to.
@@ -225,6 +226,8 @@ Result<void> Store::open_files() {
   was_clean_ = pages_->newest().clean && end.lsn == pages_->newest().fence;
   if (end.torn) tail_cut_at_ = end.lsn;
   recovered_to_ = end.lsn;
+  used_generation_ = end.used_generation;
+  used_end_ = end.used_end;
   horizon_.store(0);
   KESSAI_TRY(recover(*reader));
   if (options_.read_only) {
@@ -239,6 +242,10 @@ Result<void> Store::open_files() {
   log_ = std::move(log);
   pages_->attach_log(log_.get());
   KESSAI_TRY(settle_roots());
+  unrecorded_.store(used_generation_ != 0, std::memory_order_release);
+  // On a full disk the store opens all the same; the first commit tries again.
+  if (auto recorded = record_generation(); !recorded && recorded.error() != Code::disk_full)
+    return recorded;
   step_versions();
   return {};
 }
@@ -410,10 +417,11 @@ Result<void> Store::outcome_at_close(Lsn lsn, bool commit) const {
   const bool inside = closer_.load(std::memory_order_relaxed) == io::thread_index() + 1;
   while (!inside && !close_ended_.load(std::memory_order_acquire)) io::yield_thread();
   if (durable_at_close_.load(std::memory_order_acquire) >= lsn) return {};
-  return commit
-             ? fail(Code::unknown_outcome,
-                    "the store was closed before the commit was durable; ask again after reopening")
-             : fail(Code::closed_handle, "the store is closed");
+  if (!commit) return fail(Code::closed_handle, "the store is closed");
+  ErrorDetail d;
+  d.what = "the store was closed before the commit was durable; ask again after reopening";
+  d.lsn = lsn;
+  return fail(Code::unknown_outcome, std::move(d));
 }
 
 }  // namespace kessai::engine

@@ -19,9 +19,9 @@
 // "kessai-log" (log upkeep) and "kessai-ckpt" (checkpoints, version GC, purging, freeing); with
 // Env::background == false their work is done in small steps at the end of commits, so that a test
 // is deterministic.
-// Lock order: ddl_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ > everything in mvcc,
-// btree and wal; relief_mutex_ > everything in mvcc. No page latch is held while any of these is
-// taken.
+// Lock order: ddl_mutex_ > history_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ >
+// everything in mvcc, btree and wal; relief_mutex_ > everything in mvcc. No page latch is held
+// while any of these is taken.
 #pragma once
 
 #include <atomic>
@@ -145,6 +145,11 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// durable then. `commit`: of a commit that was applied (else of what was read).
   [[nodiscard]] Result<void> outcome_at_close(Lsn lsn, bool commit) const;
 
+  // --- outcomes (outcome.cc) -----------------------------------------------------------------
+  [[nodiscard]] std::string store_id() const;
+  [[nodiscard]] Result<CommitToken> commit_token(Lsn lsn) const;
+  [[nodiscard]] Result<Outcome> outcome(const CommitToken& token);
+
   // --- upkeep (upkeep.cc) --------------------------------------------------------------------
   [[nodiscard]] Result<void> checkpoint();
   void after_commit();  ///< the step of upkeep that a commit pays when there are no threads
@@ -238,6 +243,18 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] LockTarget lock_target(const mvcc::LockName& name) const;
   [[nodiscard]] Result<void> apply_writes(WriteSet& writes, Lsn lsn, btree::Shadows& shadows);
 
+  // outcome.cc
+  /// Catalog keys from here on belong to the history of generations: no name is that long.
+  [[nodiscard]] static std::string history_prefix();
+  [[nodiscard]] static std::string history_key(std::uint64_t generation);
+  /// Writes where the generation before this one ended, unless that is written.
+  [[nodiscard]] Result<void> record_generation();
+  /// Where `generation` ended, if it left anything.
+  [[nodiscard]] Result<std::optional<Lsn>> generation_end(std::uint64_t generation);
+  /// LSN below every commit of `generation`, which left some; nothing when it is older than the
+  /// history.
+  [[nodiscard]] Result<std::optional<Lsn>> generation_floor(std::uint64_t generation);
+
   // upkeep.cc
   /// Before a commit adds before-images: makes room for them (I14).
   void relieve_undo();
@@ -271,6 +288,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   std::shared_ptr<TreeState> catalog_tree_;
   Lsn recovered_to_ = 0;
   std::optional<Lsn> tail_cut_at_;
+  std::uint64_t used_generation_ = 0;  ///< the last one before this open that left commits
+  Lsn used_end_ = 0;
   bool was_clean_ = false;
   const int process_ = io::process_id();
   std::shared_ptr<const int> token_ = std::make_shared<const int>(0);
@@ -298,6 +317,10 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   io::Mutex ddl_mutex_;
   std::uint32_t next_tree_ KESSAI_GUARDED_BY(ddl_mutex_) = 3;
+
+  io::Mutex history_mutex_;
+  /// The history lacks `used_generation_`; no commit goes before it is written.
+  std::atomic<bool> unrecorded_{false};
 
   io::Mutex checkpoint_mutex_;
 

@@ -79,7 +79,7 @@ Result<void> LogImpl::await_durable(Lsn lsn) {
         if (waiting() == 0 && wanted_.load(std::memory_order_relaxed) > durable_lsn()) (void)poll();
       }
       if (durable) return {};
-      return std::unexpected(poison_error(Code::unknown_outcome));
+      return std::unexpected(poison_error(Code::unknown_outcome, lsn));
     }
     if (flight_.load(std::memory_order_seq_cst) != f) continue;
     if (try_lead()) {
@@ -378,7 +378,7 @@ void LogImpl::run_callbacks() {
       if (lsn <= durable) {
         fn({});
       } else {
-        fn(std::unexpected(poison_error(Code::unknown_outcome)));
+        fn(std::unexpected(poison_error(Code::unknown_outcome, lsn)));
       }
     }
   }

@@ -208,10 +208,11 @@ void LogImpl::poison_waiters(const Error& why) {
   room_.notify_all();
 }
 
-Error LogImpl::poison_error(Code code) const {
+Error LogImpl::poison_error(Code code, Lsn lsn) const {
   const io::MutexLock lock(poison_mutex_);
   ErrorDetail d;
   d.what = "the log failed: " + (poison_ ? poison_->message() : std::string("unknown"));
+  d.lsn = lsn;
   return Error(code, std::move(d), poison_ ? poison_->os_error() : 0);
 }
 

@@ -64,6 +64,10 @@ struct LogEnd {
   std::uint64_t checksum = 0;  ///< low word of the last good frame's checksum (chains generations)
   bool torn = false;           ///< something beyond `lsn` was cut
   std::uint64_t last_segment = 0;
+  /// The last generation that left records (0: none) and their end. It is `generation` itself, or
+  /// all generations after it came to nothing.
+  std::uint64_t used_generation = 0;
+  Lsn used_end = 0;
 };
 
 struct LogOptions {
@@ -169,7 +173,7 @@ class Log {
   [[nodiscard]] virtual Lsn first_lsn() const noexcept = 0;  ///< of this generation
 
   /// Waits until durable_lsn() >= lsn, leading a flush when the device is idle. `unknown_outcome`
-  /// when the log is poisoned before that.
+  /// when the log is poisoned before that; its detail carries the LSN.
   [[nodiscard]] virtual Result<void> wait_durable(Lsn lsn) = 0;
   /// Makes progress without blocking: reaps completions, starts a flush when the device is idle and
   /// bytes are waiting. Answers durable_lsn().

@@ -117,7 +117,7 @@ class LogImpl final : public Log {
   Result<void> await_durable(Lsn lsn);  ///< wait_durable, counted by the caller
   Result<void> make_room(Lack lack, std::uint64_t charge, unsigned& attempts);
   Lsn flushable_end() const;
-  Error poison_error(Code code) const;
+  Error poison_error(Code code, Lsn lsn = 0) const;
   void poison_waiters(const Error& why);  ///< without the callbacks: under the leader role
 
   // flush.cc; "led": the caller holds the leader role

@@ -109,7 +109,9 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
           .generation = h.generation,
           .checksum = p.chain,
           .torn = torn,
-          .last_segment = h.segment};
+          .last_segment = h.segment,
+          .used_generation = tail_.generation,
+          .used_end = tail_.end};
   found_end_ = true;
   return end_;
 }
