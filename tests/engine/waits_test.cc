@@ -139,6 +139,26 @@ TEST(EngineWaits, ACheckpointThatMustKeepUpWithAWriterIsWaitedFor) {
   EXPECT_TRUE(w.db->check().value().ok);
 }
 
+TEST(EngineWaits, LocksOfOtherTransactionsAreWaitedFor) {
+  constexpr std::chrono::milliseconds kShort{1};
+  World w;
+  w.open();
+  auto holder = w.db->begin().value();
+  ASSERT_TRUE(holder.put(w.main, "k", "v").has_value());
+  ASSERT_TRUE(holder.lock_named("job").has_value());
+  io::Thread other("other", [&] {
+    auto txn = w.db->begin().value();
+    EXPECT_EQ(txn.put(w.main, "k", "v", no_wait).error(), Code::lock_timeout);
+    EXPECT_EQ(w.count(Wait::lock_row), 0u);  // a refusal is no wait
+    EXPECT_EQ(txn.put(w.main, "k", "v", kShort).error(), Code::lock_timeout);
+    EXPECT_EQ(txn.lock_named("job", LockMode::exclusive, kShort).error(), Code::lock_timeout);
+  });
+  other.join();
+  EXPECT_EQ(w.count(Wait::lock_row), 1u);
+  EXPECT_EQ(w.count(Wait::lock_named), 1u);
+  EXPECT_GE(w.wait(Wait::lock_row).total, kShort);
+}
+
 // Threads append to the same leaves, which split all the time.
 TEST(EngineWaits, ThreadsInEachOthersWayAreCounted) {
   constexpr unsigned kThreads = 4, kEach = 500, kRounds = 400;
