@@ -45,6 +45,7 @@ void Store::expire_transactions() {
 std::vector<TransactionInfo> Store::transactions() const {
   const std::uint64_t now = coarse_now();
   std::vector<TransactionInfo> out;
+  out.reserve(counters.active.load(std::memory_order_relaxed) + 64);  // not under its spin locks
   registry_.visit([&](const TransactionState& t) { out.push_back(t.info(now)); });
   // Each with what is kept for it and for older ones.
   std::vector<Lsn> snapshots;
