@@ -4,12 +4,14 @@
 // "> 0".
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/engine.hpp"
@@ -21,11 +23,13 @@ namespace {
 
 struct Output {
   int exit_code = -1;
-  std::vector<nlohmann::json> rows;
+  std::vector<std::string> lines;
+  std::vector<nlohmann::json> rows;  ///< the lines, when --json is among the arguments
 };
 
 Output kvbench(const std::string& arguments) {
   Output out;
+  const bool json = arguments.find("--json") != std::string::npos;
   std::FILE* pipe = ::popen((std::string(KVBENCH_PATH) + " " + arguments + " 2>&1").c_str(), "r");
   std::string line;
   for (int c; (c = std::fgetc(pipe)) != EOF;) {
@@ -33,8 +37,11 @@ Output kvbench(const std::string& arguments) {
       line += static_cast<char>(c);
       continue;
     }
-    out.rows.push_back(nlohmann::json::parse(line, nullptr, false));
-    EXPECT_TRUE(out.rows.back().is_object()) << "not a JSON row: " << line;
+    out.lines.push_back(line);
+    if (json) {
+      out.rows.push_back(nlohmann::json::parse(line, nullptr, false));
+      EXPECT_TRUE(out.rows.back().is_object()) << "not a JSON row: " << line;
+    }
     line.clear();
   }
   out.exit_code = WEXITSTATUS(::pclose(pipe));
@@ -69,16 +76,55 @@ TEST(BenchSmoke, EveryWorkloadAndEngineGivesARow) {
     if (workload == "recovery") {
       EXPECT_GT(row.value("reopen_s", 0.0), 0);
     }
+    if (workload == "long_reader") {
+      EXPECT_GT(row.value("reader_slowdown", 0.0), 0);
+    }
+    if (row.value("engine", "").starts_with("kessai")) {
+      for (const auto& [of, field] : {std::pair{"snapshot_get", "of_tree"},
+                                      {"hot_row", "flushes_per_op"},
+                                      {"long_reader", "undo_mib"}}) {
+        if (workload == of) {
+          EXPECT_GT(row.value(field, 0.0), 0) << field;
+        }
+      }
+    }
     seen[workload].insert(row.value("engine", ""));
   }
   EXPECT_GT(floors, 0u);
   for (const Workload& w : workloads()) {
-    for (const std::string& engine : engine_names()) {
-      const bool expected = w.name != "commit_ticket" || make_engine(engine)->has_tickets();
-      EXPECT_EQ(seen[std::string(w.name)].contains(engine), expected) << w.name << ' ' << engine;
+    std::vector<std::string> engines(w.engines.begin(), w.engines.end());
+    if (engines.empty()) engines = engine_names();
+    std::set<std::string> expected;
+    for (const std::string& engine : engines) {
+      if (const auto e = make_engine(engine); e != nullptr && e->can(w.needs))
+        expected.insert(engine);
     }
+    EXPECT_FALSE(expected.empty()) << w.name;
+    EXPECT_EQ(seen[std::string(w.name)], expected) << w.name;
   }
   EXPECT_TRUE(std::filesystem::is_empty(dir)) << "stores were left behind";
+  std::filesystem::remove_all(dir);
+}
+
+// Goal: --modes prints the published table, with the rows of both builds and nothing else.
+TEST(BenchSmoke, ModesAreAMarkdownTable) {
+  const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / "kvbench-modes";
+  const Output out = kvbench(
+      "--modes --n 1000 --seconds 0.05 --runs 1 --threads 1,2 --reads 0,100 --engine "
+      "kessai,kessai_s2pl --dir " +
+      dir.string());
+  EXPECT_EQ(out.exit_code, 0);
+  std::vector<std::string> starts;
+  for (const std::string& line : out.lines) {
+    EXPECT_EQ(std::ranges::count(line, '|'), 6) << line;
+    EXPECT_EQ(line.find("failed"), std::string::npos) << line;
+    starts.push_back(line.substr(0, line.find('|', line.find('|', line.find('|', 1) + 1) + 1)));
+  }
+  const std::vector<std::string> expected = {
+      "| build | level | threads ",       "|---|---|--:",
+      "| mvcc | snapshot | 1 ",           "| mvcc | snapshot | 2 ",
+      "| s2pl | all (serializable) | 1 ", "| s2pl | all (serializable) | 2 "};
+  EXPECT_EQ(starts, expected);
   std::filesystem::remove_all(dir);
 }
 
@@ -109,6 +155,25 @@ TEST(BenchReport, FloorsAreRatiosOfMedians) {
   EXPECT_DOUBLE_EQ(value("commit_durable, 1 thread").value.value_or(0),
                    0.7);  // 7000/s against 100 us
   EXPECT_FALSE(value("commit_durable, 1 thread").met());
+  // A rate of its own workload, thread count and engine; a field where less is better.
+  Series hot = series("kessai", "hot_row", {50'000, 30'000, 40'000});
+  hot.threads = 64;
+  Series ser = series("kessai_ser", "txn_update", {60}), si = series("kessai", "txn_update", {100});
+  ser.threads = si.threads = 2;
+  Series reader = series("kessai", "long_reader", {1});
+  reader.runs[0].update({{"reader_slowdown", 2.5}, {"undo_mib", 16.0}, {"undo_limit_mib", 64.0}});
+  const auto more = floors_of({hot, ser, si, reader});
+  const auto other = [&](std::string_view name) {
+    const auto it = std::ranges::find_if(more, [&](const Floor& f) { return f.name == name; });
+    return it == more.end() ? Floor{} : *it;
+  };
+  EXPECT_DOUBLE_EQ(other("hot_row, 64 threads: kessai / a commit a flush").value.value_or(0), 4.0);
+  EXPECT_FALSE(other("hot_row, 64 threads: kessai_rc / a commit a flush").value.has_value());
+  EXPECT_DOUBLE_EQ(other("txn_update, 2 threads: serializable / snapshot").value.value_or(0), 0.6);
+  EXPECT_FALSE(other("txn_update, 2 threads: serializable / snapshot").met());
+  EXPECT_DOUBLE_EQ(other("long_reader: undo / its budget").value.value_or(0), 0.25);
+  EXPECT_TRUE(other("long_reader: undo / its budget").met());
+  EXPECT_FALSE(other("long_reader: the reader's gets, times slower").met());
   EXPECT_FALSE(value("scan").value.has_value());
   EXPECT_FALSE(value("scan").met());
 }

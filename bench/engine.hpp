@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -52,6 +53,20 @@ class RecordSink {
   virtual bool record(std::string_view key, std::string_view value) = 0;
 };
 
+/// A transaction in progress. False: the engine gave it up; return at once.
+class Txn {
+ public:
+  /// REQUIRES the key to exist. `value` stays valid until the next call.
+  virtual bool get(std::string_view key, std::string_view& value) = 0;
+  virtual bool get_for_update(std::string_view key, std::string_view& value) = 0;
+  virtual bool put(std::string_view key, std::string_view value) = 0;
+
+ protected:
+  ~Txn() = default;
+};
+/// May run several times. False: a call of the transaction answered false.
+using TxnBody = std::function<bool(Txn&)>;
+
 class Session {
  public:
   virtual ~Session() = default;
@@ -70,8 +85,17 @@ class Session {
   virtual void put(std::string_view key, std::string_view value) = 0;
   /// One transaction of inserts, each of which must find its key absent.
   virtual void insert_all(std::span<const Record> records) = 0;
+  /// Runs `body` as one transaction, anew until it is committed; answers how often it had to be
+  /// run again. `read_only`: the body puts nothing. REQUIRES Feature::transactions.
+  virtual std::uint64_t transact(const TxnBody& /*body*/, bool /*read_only*/) {
+    fail("no transactions");
+  }
+  /// The record as the bare tree below the engine has it. REQUIRES Feature::bare_tree.
+  virtual std::optional<std::string_view> tree_get(std::string_view /*key*/) {
+    fail("no bare tree");
+  }
   /// As put(), answered before it is durable; await_ticket() waits for it. REQUIRES
-  /// Engine::has_tickets.
+  /// Feature::tickets.
   virtual void put_ticket(std::size_t /*slot*/, std::string_view /*key*/,
                           std::string_view /*value*/) {
     fail("no tickets");
@@ -80,9 +104,28 @@ class Session {
   static constexpr std::size_t kTicketSlots = 1024;
 };
 
+/// What the store held when it was taken. Belongs to one thread at a time.
 class Snapshot {
  public:
   virtual ~Snapshot() = default;
+  virtual std::optional<std::string_view> get(std::string_view key) = 0;  ///< as Session::get
+  virtual void scan(RecordSink& sink) = 0;
+};
+
+/// What not every engine has.
+enum class Feature : std::uint8_t {
+  any,           ///< all have it
+  tickets,       ///< commits that are answered before they are durable
+  transactions,  ///< Session::transact
+  snapshots,     ///< that do not stop writers
+  bare_tree,     ///< Session::tree_get
+};
+
+/// Totals since open.
+struct Counters {
+  std::uint64_t log_flushes = 0;
+  double undo_mib = 0;  ///< now: before-images kept for snapshots
+  double undo_limit_mib = 0;
 };
 
 /// What the file cache of the kernel is to an engine whose data does not fit its own cache.
@@ -100,7 +143,10 @@ class Engine {
   virtual void open(const std::string& dir, const EngineOptions& options) = 0;
   virtual std::unique_ptr<Session> session() = 0;
   virtual std::unique_ptr<Snapshot> hold_snapshot() = 0;
-  virtual bool has_tickets() const { return false; }
+  virtual bool can(Feature feature) const {
+    return feature == Feature::any || feature == Feature::snapshots;
+  }
+  virtual std::optional<Counters> counters() { return {}; }
   /// After a bulk load: brings the store into the shape that reads like best (compaction).
   virtual void settle() {}
   /// Live record bytes / usable leaf bytes, for B-trees.
@@ -116,7 +162,8 @@ std::vector<std::string> engine_names();
 /// By name, also those that do not run by default; nullptr when this build has no such engine.
 std::unique_ptr<Engine> make_engine(std::string_view name);
 
-std::unique_ptr<Engine> make_kessai_engine();
+/// kessai, kessai_rc, kessai_ser, kessai_s2pl (which opens only in the S2PL build's program).
+std::unique_ptr<Engine> make_kessai_engine(std::string_view name);
 std::unique_ptr<Engine> make_lmdb_engine();
 std::unique_ptr<Engine> make_lmdb_writemap_engine();
 std::unique_ptr<Engine> make_rocksdb_engine();

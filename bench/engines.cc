@@ -14,7 +14,10 @@ struct Factory {
 
 constexpr auto kFactories = std::to_array<Factory>({
 #ifdef KESSAI_BENCH_KESSAI
-    {"kessai", make_kessai_engine},
+    {"kessai", [] { return make_kessai_engine("kessai"); }},
+    {"kessai_rc", [] { return make_kessai_engine("kessai_rc"); }, false},
+    {"kessai_ser", [] { return make_kessai_engine("kessai_ser"); }, false},
+    {"kessai_s2pl", [] { return make_kessai_engine("kessai_s2pl"); }, false},
 #endif
 #ifdef KESSAI_BENCH_LMDB
     {"lmdb", make_lmdb_engine},

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // kvbench: the same workloads on kessai and on its peers. The parent plans, prepares stores, runs
-// each engine in a child process of its own (itself, executed anew), alternates the engines run by
-// run and prints medians. Only the parent touches the terminal; only it removes files.
+// each engine in a child process of its own (itself, executed anew; for the S2PL build
+// kvbench-s2pl, which lies beside it), alternates the engines run by run and prints medians. Only
+// the parent touches the terminal; only it removes files.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,24 +48,36 @@ void install_signal_handlers() {
 
 struct Settings {
   std::vector<std::string> workloads;
-  std::vector<std::string> engines = engine_names();
+  std::vector<std::string> engines;  ///< empty: what each workload asks for
   std::vector<unsigned> threads;
+  std::vector<unsigned> reads = {50};
   std::uint64_t n = 2'000'000;
   std::uint64_t value_bytes = 100;
   std::uint64_t cache_mib = 512;
   std::uint64_t batch = 16;
-  double seconds = 3;
-  unsigned runs = 5;
+  std::optional<double> seconds;
+  std::optional<unsigned> runs;
   std::uint64_t seed = 1;
   std::string dir;
   bool table = false;
+  bool floors_only = false;  ///< no workload was named: only what the floors need
+  bool modes = false;
   bool json = false;
 };
 
 struct Step {
   const Workload* workload;
   unsigned threads;
+  std::optional<unsigned> reads;
+  std::vector<std::string> engines;
 };
+
+/// The program that has the engine; the build's own name in error messages.
+std::string program_of(std::string_view engine) {
+  if (engine != "kessai_s2pl") return "/proc/self/exe";
+  std::error_code ec;
+  return (fs::read_symlink("/proc/self/exe", ec).parent_path() / "kvbench-s2pl").string();
+}
 
 /// Removes the directory it made, also when the program is interrupted.
 class WorkDir {
@@ -105,6 +119,8 @@ class WorkDir {
 
 /// Runs one child and returns its answer; {"error"} when it died without one.
 json spawn(const ChildSpec& spec, bool must_be_killed = false) {
+  const std::string program = program_of(spec.engine);
+  if (::access(program.c_str(), X_OK) != 0) return {{"error", program + " is missing"}};
   int pipe_fds[2];
   if (::pipe2(pipe_fds, O_CLOEXEC) != 0) fail("pipe");
   std::string request = json(spec).dump();
@@ -123,7 +139,7 @@ json spawn(const ChildSpec& spec, bool must_be_killed = false) {
     }
     std::string self = "kvbench", flag = "--child";
     char* argv[] = {self.data(), flag.data(), request.data(), nullptr};
-    ::execv("/proc/self/exe", argv);
+    ::execv(program.c_str(), argv);
     ::_exit(5);
   }
   g_child = pid;
@@ -154,56 +170,77 @@ class Bench {
   explicit Bench(const Settings& settings) : s_(settings), work_(settings.dir) {}
 
   int run() {
-    for (const std::string& name : s_.engines) versions_[name] = make_engine(name)->version();
-    print_heading();
     const std::vector<Step> steps = plan();
-    total_ = steps.size() * s_.engines.size() * s_.runs;
+    for (const Step& step : steps) {
+      total_ += step.engines.size() * runs_of(*step.workload);
+      for (const std::string& name : step.engines) versions_[name] = make_engine(name)->version();
+    }
+    print_heading();
     for (const Step& step : steps) {
       if (g_interrupted == 0) run_step(step);
     }
     show_progress({});
     if (g_interrupted != 0) return 130;
     if (s_.table) print_table();
+    if (s_.modes && !s_.json) fmt::print("{}", modes_table(all_));
     return std::ranges::any_of(all_, [](const Series& r) { return !r.error.empty(); }) ? 5 : 0;
   }
 
  private:
-  /// Workloads in the order that keeps the shared stores pristine; the floors need 64 committers
-  /// too.
+  unsigned runs_of(const Workload& w) const { return s_.runs.value_or(w.runs); }
+  double seconds_of(const Workload& w) const { return s_.seconds.value_or(w.seconds); }
+
+  /// Workloads in the order that keeps the shared stores pristine.
   std::vector<Step> plan() const {
     std::vector<Step> steps;
     for (const std::string& name : s_.workloads) {
       const Workload* w = find_workload(name);
       std::vector<unsigned> threads = s_.threads;
       if (threads.empty()) {
-        threads = {1};
-        if (s_.table && name == "commit_durable") threads.push_back(64);
-        if (s_.table && name == "commit_ticket") threads.push_back(2);
+        threads = {w->threads};
+        if (s_.table && w->more_threads != 0) threads.push_back(w->more_threads);
       }
-      for (const unsigned t : threads) steps.push_back({w, name == "recovery" ? 1 : t});
+      std::vector<std::optional<unsigned>> reads = {std::nullopt};
+      if (name == "mixed") reads.assign(s_.reads.begin(), s_.reads.end());
+      for (const unsigned t : threads) {
+        for (const auto share : reads)
+          steps.push_back({w, name == "recovery" ? 1 : t, share, engines_of(*w)});
+      }
     }
     return steps;
   }
 
+  std::vector<std::string> engines_of(const Workload& w) const {
+    std::vector<std::string> names = s_.engines;
+    if (names.empty()) {
+      names = engine_names();
+      if (!w.engines.empty()) names.assign(w.engines.begin(), w.engines.end());
+      // A minute a run: the floors of this one compare with nobody.
+      if (s_.floors_only && w.name == "long_reader") names = {"kessai"};
+    }
+    std::erase_if(names, [&](const std::string& name) {
+      const auto engine = make_engine(name);
+      return engine == nullptr || !engine->can(w.needs);
+    });
+    return names;
+  }
+
   void run_step(const Step& step) {
     std::vector<Series> rows;
-    for (const std::string& engine : s_.engines) {
-      if (step.workload->name == "commit_ticket" && !make_engine(engine)->has_tickets()) {
-        done_ += s_.runs;
-        continue;
-      }
+    for (const std::string& engine : step.engines) {
       Series row;
       row.workload = step.workload->name;
       row.engine = engine;
       row.version = versions_[engine];
       row.durability = step.workload->durability;
       row.threads = step.threads;
+      row.reads = step.reads;
       row.n = s_.n;
       row.value_bytes = s_.value_bytes;
       row.cache_mib = s_.cache_mib;
       rows.push_back(std::move(row));
     }
-    for (unsigned run = 0; run < s_.runs; ++run) {
+    for (unsigned run = 0; run < runs_of(*step.workload); ++run) {
       for (Series& row : rows) {
         if (g_interrupted != 0) return;
         show_progress(fmt::format("[{}/{}] {} {} run {}", ++done_, total_, row.workload, row.engine,
@@ -234,7 +271,8 @@ class Bench {
     spec.cache_mib = s_.cache_mib;
     spec.batch = s_.batch;
     spec.threads = step.threads;
-    spec.seconds = s_.seconds;
+    spec.reads = step.reads.value_or(0);
+    spec.seconds = seconds_of(*step.workload);
     spec.seed = s_.seed + run;
     std::string store = work_.path("scratch");
     if (step.workload->store != StoreKind::fresh) {
@@ -251,7 +289,7 @@ class Bench {
     work_.quiesce();
     // Commits are compared with this figure directly, and the device drifts: look before and after.
     const bool commits = step.workload->durability == "durable";
-    const double probe_seconds = std::min(commits ? 0.5 : 0.1, s_.seconds);
+    const double probe_seconds = std::min(commits ? 0.5 : 0.1, spec.seconds);
     double flush_us = probe_flush_us(work_.path(), probe_seconds);
     spec.dir = store;
     json result;
@@ -269,12 +307,17 @@ class Bench {
     return result;
   }
 
+  /// All levels and both builds of kessai open the same store.
+  static std::string loader_of(const std::string& engine) {
+    return engine.starts_with("kessai") ? "kessai" : engine;
+  }
   std::string loaded_path(const std::string& engine) const {
-    return work_.path("loaded-" + engine);
+    return work_.path("loaded-" + loader_of(engine));
   }
 
   /// Builds the engine's store of n records unless this call has built it already.
   json loaded_store(ChildSpec spec) {
+    spec.engine = loader_of(spec.engine);
     auto [it, fresh] = built_.try_emplace(spec.engine);
     if (!fresh) return it->second;
     spec.phase = "build";
@@ -287,20 +330,16 @@ class Bench {
   }
 
   void print_heading() const {
-    if (s_.json) return;
-    std::string versions;
-    for (const std::string& name : s_.engines)
-      versions += fmt::format(" {} {}", name, versions_.at(name));
-    fmt::print(
-        "engines:{}\n{} records of {}+{} bytes, cache {} MiB, {} runs of {} s, store under "
-        "{}\n{}\n",
-        versions, s_.n, Key::kBytes, s_.value_bytes, s_.cache_mib, s_.runs, s_.seconds,
-        work_.path(), line_heading());
+    if (s_.json || s_.modes) return;
+    std::string engines;
+    for (const auto& [name, version] : versions_) engines += fmt::format(" {} {}", name, version);
+    fmt::print("engines:{}\n{} records of {}+{} bytes, cache {} MiB, store under {}\n{}\n", engines,
+               s_.n, Key::kBytes, s_.value_bytes, s_.cache_mib, work_.path(), line_heading());
   }
   void print(const Series& row) const {
     if (s_.json)
       fmt::print("{}\n", row_of(row).dump());
-    else
+    else if (!s_.modes)
       fmt::print("{}\n", line_of(row));
     std::fflush(stdout);
   }
@@ -353,7 +392,9 @@ std::string complete(Settings& s) {
     if (make_engine(e) == nullptr)
       return fmt::format("no engine '{}' here; there are: {}", e, fmt::join(engine_names(), " "));
   }
-  if (s.engines.empty()) return "no engine is built in";
+  if (engine_names().empty()) return "no engine is built in";
+  if (s.modes) s.workloads = {"mixed"};
+  s.floors_only = s.workloads.empty();
   std::vector<std::string> wanted;
   for (const std::string& w : s.workloads) {
     if (w != "all" && find_workload(w) == nullptr)
@@ -381,9 +422,11 @@ int main_of(int argc, char** argv) {
   app.add_option("-w,--workload", s.workloads,
                  "comma list of:" + names + ", or all; default: those the floors name")
       ->delimiter(',');
-  app.add_option("-e,--engine", s.engines, "comma list; default: all that are built in")
+  app.add_option("-e,--engine", s.engines,
+                 "comma list; default: what the workload compares, mostly all that are built in")
       ->delimiter(',');
-  app.add_option("-t,--threads", s.threads, "client threads (comma list); default 1")
+  app.add_option("-t,--threads", s.threads,
+                 "client threads (comma list); default 1 (txn_update, mixed 2, hot_row 64)")
       ->delimiter(',')
       ->check(CLI::Range(1u, 1024u));
   app.add_option("-n,--n", s.n, "records")
@@ -399,17 +442,23 @@ int main_of(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1u, 4096u));
   app.add_option("--seconds", s.seconds,
-                 "length of a measured section (loads: up to ten times this)")
-      ->capture_default_str()
+                 "length of a measured section (loads: up to ten times this); default 3 "
+                 "(long_reader 60)")
       ->check(CLI::Range(0.01, 1e6));
-  app.add_option("--runs", s.runs, "alternating runs of each engine")
-      ->capture_default_str()
+  app.add_option("--runs", s.runs, "alternating runs of each engine; default 5 (transactions 3)")
       ->check(CLI::Range(1u, 1000u));
+  app.add_option("--reads", s.reads, "mixed: reads among the operations, per cent (comma list)")
+      ->delimiter(',')
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 100u));
   app.add_option("--seed", s.seed, "first seed of the key sequences")->capture_default_str();
   app.add_option("--dir", s.dir,
                  "where the stores are made (and removed); default: the current directory");
   app.add_flag("--table", s.table,
                "print the ratios to the peers and whether kessai's floors are met");
+  app.add_flag("--modes", s.modes,
+               "run `mixed` at 1, 2 and 4 threads with 0, 50, 95 and 100 % reads (or as given) and "
+               "print a Markdown table: build x level x threads x read share");
   app.add_flag("--json", s.json,
                "one JSON object a line (also when stdout is no terminal and --table is not given)");
   app.add_option("--child", child)->group("");
@@ -423,7 +472,11 @@ int main_of(int argc, char** argv) {
     fmt::print(stderr, "kvbench: {}\n", problem);
     return 2;
   }
-  s.json = s.json || (!s.table && ::isatty(STDOUT_FILENO) == 0);
+  if (s.modes) {
+    if (s.threads.empty()) s.threads = {1, 2, 4};
+    if (app.count("--reads") == 0) s.reads = {0, 50, 95, 100};
+  }
+  s.json = s.json || (!s.table && !s.modes && ::isatty(STDOUT_FILENO) == 0);
   install_signal_handlers();
   return Bench(s).run();
 }

@@ -21,7 +21,11 @@ std::string_view to_view(const leveldb::Slice& s) { return {s.data(), s.size()};
 
 class LevelSession final : public Session {
  public:
-  LevelSession(leveldb::DB* db, bool durable) : db_(db) { write_.sync = durable; }
+  LevelSession(leveldb::DB* db, bool durable, const leveldb::Snapshot* snapshot = nullptr)
+      : db_(db) {
+    write_.sync = durable;
+    read_.snapshot = snapshot;
+  }
 
   std::optional<std::string_view> get(std::string_view key) override {
     const auto s = db_->Get(read_, to_slice(key), &value_);
@@ -61,12 +65,16 @@ class LevelSession final : public Session {
 
 class LevelSnapshot final : public Snapshot {
  public:
-  explicit LevelSnapshot(leveldb::DB* db) : db_(db), snapshot_(db->GetSnapshot()) {}
+  explicit LevelSnapshot(leveldb::DB* db)
+      : db_(db), snapshot_(db->GetSnapshot()), session_(db, false, snapshot_) {}
   ~LevelSnapshot() override { db_->ReleaseSnapshot(snapshot_); }
+  std::optional<std::string_view> get(std::string_view key) override { return session_.get(key); }
+  void scan(RecordSink& sink) override { session_.scan(sink); }
 
  private:
   leveldb::DB* db_;
   const leveldb::Snapshot* snapshot_;
+  LevelSession session_;
 };
 
 class LevelEngine final : public Engine {

@@ -24,6 +24,22 @@ struct Env {
   MDB_dbi dbi = 0;
 };
 
+std::optional<std::string_view> lookup(const Env& env, MDB_txn* txn, std::string_view key) {
+  MDB_val k = to_val(key), v;
+  const int rc = mdb_get(txn, env.dbi, &k, &v);
+  if (rc == MDB_NOTFOUND) return {};
+  check(rc, "get");
+  return to_view(v);
+}
+void walk(const Env& env, MDB_txn* txn, RecordSink& sink) {
+  MDB_cursor* cursor = nullptr;
+  check(mdb_cursor_open(txn, env.dbi, &cursor), "cursor");
+  MDB_val k, v;
+  while (mdb_cursor_get(cursor, &k, &v, MDB_NEXT) == 0 && sink.record(to_view(k), to_view(v))) {
+  }
+  mdb_cursor_close(cursor);
+}
+
 class LmdbSession final : public Session {
  public:
   explicit LmdbSession(const Env& env) : env_(env) {
@@ -34,7 +50,7 @@ class LmdbSession final : public Session {
 
   std::optional<std::string_view> get(std::string_view key) override {
     check(mdb_txn_renew(reader_), "renew");
-    const auto found = lookup(key);
+    const auto found = lookup(env_, reader_, key);
     mdb_txn_reset(
         reader_);  // the view stays readable: nothing rewrites the page before the next call
     return found;
@@ -42,18 +58,13 @@ class LmdbSession final : public Session {
   void multi_get(std::span<const std::string_view> keys, ValueSink& sink) override {
     check(mdb_txn_renew(reader_), "renew");
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      if (const auto found = lookup(keys[i])) sink.value(i, *found);
+      if (const auto found = lookup(env_, reader_, keys[i])) sink.value(i, *found);
     }
     mdb_txn_reset(reader_);
   }
   void scan(RecordSink& sink) override {
     check(mdb_txn_renew(reader_), "renew");
-    MDB_cursor* cursor = nullptr;
-    check(mdb_cursor_open(reader_, env_.dbi, &cursor), "cursor");
-    MDB_val k, v;
-    while (mdb_cursor_get(cursor, &k, &v, MDB_NEXT) == 0 && sink.record(to_view(k), to_view(v))) {
-    }
-    mdb_cursor_close(cursor);
+    walk(env_, reader_, sink);
     mdb_txn_reset(reader_);
   }
   void put_all(std::span<const Record> records, bool ascending) override {
@@ -66,13 +77,6 @@ class LmdbSession final : public Session {
   void insert_all(std::span<const Record> records) override { write(records, MDB_NOOVERWRITE); }
 
  private:
-  std::optional<std::string_view> lookup(std::string_view key) {
-    MDB_val k = to_val(key), v;
-    const int rc = mdb_get(reader_, env_.dbi, &k, &v);
-    if (rc == MDB_NOTFOUND) return {};
-    check(rc, "get");
-    return to_view(v);
-  }
   void write(std::span<const Record> records, unsigned flags) {
     MDB_txn* txn = nullptr;
     check(mdb_txn_begin(env_.env, nullptr, 0, &txn), "begin");
@@ -89,12 +93,17 @@ class LmdbSession final : public Session {
 
 class LmdbSnapshot final : public Snapshot {
  public:
-  explicit LmdbSnapshot(const Env& env) {
-    check(mdb_txn_begin(env.env, nullptr, MDB_RDONLY, &txn_), "snapshot");
+  explicit LmdbSnapshot(const Env& env) : env_(env) {
+    check(mdb_txn_begin(env_.env, nullptr, MDB_RDONLY, &txn_), "snapshot");
   }
   ~LmdbSnapshot() override { mdb_txn_abort(txn_); }
+  std::optional<std::string_view> get(std::string_view key) override {
+    return lookup(env_, txn_, key);
+  }
+  void scan(RecordSink& sink) override { walk(env_, txn_, sink); }
 
  private:
+  Env env_;
   MDB_txn* txn_ = nullptr;
 };
 

@@ -17,6 +17,7 @@ struct Series {
   std::string version;
   std::string durability;
   unsigned threads = 1;
+  std::optional<unsigned> reads;  ///< of `mixed`: per cent of the operations
   std::uint64_t n = 0;
   std::uint64_t value_bytes = 0;
   std::uint64_t cache_mib = 0;
@@ -44,5 +45,8 @@ struct Floor {
 };
 
 std::vector<Floor> floors_of(const std::vector<Series>& all);
+
+/// The rows of `mixed` as a Markdown table: build, level and threads down, read shares across.
+std::string modes_table(const std::vector<Series>& all);
 
 }  // namespace kessai::bench

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // RocksDB as a TransactionDB: OptimizeForPointLookup (hash index in data blocks, bloom filter, LRU
 // block cache of the given size), no compression, fully compacted after a bulk load, direct reads
-// when the data exceeds the cache. Loads skip the lock table.
+// when the data exceeds the cache. Loads skip the lock table. Transactions are pessimistic, with
+// deadlock detection; their plain reads see what is committed and lock nothing.
 #include <rocksdb/convenience.h>
 #include <rocksdb/utilities/transaction_db.h>
 
@@ -17,11 +18,48 @@ void check(const rocksdb::Status& s, const char* what) {
 rocksdb::Slice to_slice(std::string_view s) { return {s.data(), s.size()}; }
 std::string_view to_view(const rocksdb::Slice& s) { return {s.data(), s.size()}; }
 
+class RocksTxn final : public Txn {
+ public:
+  RocksTxn(rocksdb::Transaction& txn, rocksdb::ColumnFamilyHandle* family,
+           const rocksdb::ReadOptions& read, rocksdb::PinnableSlice& value)
+      : txn_(txn), family_(family), read_(read), value_(value) {}
+  bool get(std::string_view key, std::string_view& value) override {
+    value_.Reset();
+    return answer(txn_.Get(read_, family_, to_slice(key), &value_), value);
+  }
+  bool get_for_update(std::string_view key, std::string_view& value) override {
+    value_.Reset();
+    return answer(txn_.GetForUpdate(read_, family_, to_slice(key), &value_), value);
+  }
+  bool put(std::string_view key, std::string_view value) override {
+    return go_on(txn_.Put(family_, to_slice(key), to_slice(value)), "put");
+  }
+  static bool go_on(const rocksdb::Status& s, const char* what) {
+    if (s.IsBusy() || s.IsTimedOut() || s.IsTryAgain()) return false;  // Busy: also deadlocks
+    check(s, what);
+    return true;
+  }
+
+ private:
+  bool answer(const rocksdb::Status& s, std::string_view& value) {
+    if (!go_on(s, "get")) return false;
+    value = to_view(value_);
+    return true;
+  }
+
+  rocksdb::Transaction& txn_;
+  rocksdb::ColumnFamilyHandle* family_;
+  const rocksdb::ReadOptions& read_;
+  rocksdb::PinnableSlice& value_;
+};
+
 class RocksSession final : public Session {
  public:
-  RocksSession(rocksdb::TransactionDB* db, bool durable)
+  RocksSession(rocksdb::TransactionDB* db, bool durable,
+               const rocksdb::Snapshot* snapshot = nullptr)
       : db_(db), family_(db->DefaultColumnFamily()) {
     write_.sync = durable;
+    read_.snapshot = snapshot;
   }
 
   std::optional<std::string_view> get(std::string_view key) override {
@@ -73,6 +111,16 @@ class RocksSession final : public Session {
     }
     check(txn_->Commit(), "commit");
   }
+  std::uint64_t transact(const TxnBody& body, bool /*read_only*/) override {
+    rocksdb::TransactionOptions options;
+    options.deadlock_detect = true;
+    for (std::uint64_t again = 0;; ++again) {
+      txn_.reset(db_->BeginTransaction(write_, options, txn_.release()));
+      RocksTxn calls(*txn_, family_, read_, pinned_[0]);
+      if (body(calls) && RocksTxn::go_on(txn_->Commit(), "commit")) return again;
+      check(txn_->Rollback(), "rollback");
+    }
+  }
 
  private:
   rocksdb::TransactionDB* db_;
@@ -89,12 +137,16 @@ class RocksSession final : public Session {
 
 class RocksSnapshot final : public Snapshot {
  public:
-  explicit RocksSnapshot(rocksdb::DB* db) : db_(db), snapshot_(db->GetSnapshot()) {}
+  explicit RocksSnapshot(rocksdb::TransactionDB* db)
+      : db_(db), snapshot_(db->GetSnapshot()), session_(db, false, snapshot_) {}
   ~RocksSnapshot() override { db_->ReleaseSnapshot(snapshot_); }
+  std::optional<std::string_view> get(std::string_view key) override { return session_.get(key); }
+  void scan(RecordSink& sink) override { session_.scan(sink); }
 
  private:
   rocksdb::DB* db_;
   const rocksdb::Snapshot* snapshot_;
+  RocksSession session_;
 };
 
 class RocksEngine final : public Engine {
@@ -121,6 +173,9 @@ class RocksEngine final : public Engine {
   }
   std::unique_ptr<Snapshot> hold_snapshot() override {
     return std::make_unique<RocksSnapshot>(db_.get());
+  }
+  bool can(Feature feature) const override {
+    return feature == Feature::transactions || Engine::can(feature);
   }
   void settle() override { check(db_->CompactRange({}, nullptr, nullptr), "compact"); }
   PageCacheUse page_cache_use() const override {

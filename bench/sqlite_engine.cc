@@ -106,6 +106,7 @@ class SqliteSession final : public Session {
     apply(put_, {key, value});
   }
   void insert_all(std::span<const Record> records) override { write(insert_, records); }
+  void run(const std::string& sql) { db_.run(sql); }
 
  private:
   void apply(sqlite3_stmt* s, const Record& r) {
@@ -128,13 +129,14 @@ class SqliteSession final : public Session {
 
 class SqliteSnapshot final : public Snapshot {
  public:
-  explicit SqliteSnapshot(Shared& shared) : db_(shared) {
-    db_.run("BEGIN");
-    db_.run("SELECT k FROM kv LIMIT 1");
+  explicit SqliteSnapshot(Shared& shared) : session_(shared) {
+    session_.run("BEGIN; SELECT k FROM kv LIMIT 1");
   }
+  std::optional<std::string_view> get(std::string_view key) override { return session_.get(key); }
+  void scan(RecordSink& sink) override { session_.scan(sink); }
 
  private:
-  Connection db_;
+  SqliteSession session_;
 };
 
 class SqliteEngine final : public Engine {

@@ -4,20 +4,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <thread>
 #include <vector>
 
-#include "bench/data.hpp"
-#include "bench/engine.hpp"
-#include "bench/measure.hpp"
 #include "bench/probe.hpp"
+#include "bench/run.hpp"
 
 namespace kessai::bench {
 namespace {
 
-using nlohmann::json;
+constexpr std::string_view kTransactional[] = {"kessai", "kessai_rc", "kessai_ser", "kessai_s2pl",
+                                               "rocksdb"};
 
 constexpr Workload kWorkloads[] = {
     {"load_rand", StoreKind::fresh, "relaxed", true},
@@ -26,20 +26,68 @@ constexpr Workload kWorkloads[] = {
     {"get_zipf", StoreKind::loaded, "none"},
     {"multi_get", StoreKind::loaded, "none", true},
     {"scan", StoreKind::loaded, "none", true},
-    {"update", StoreKind::copy, "relaxed"},
-    {"commit_durable", StoreKind::fresh, "durable", true},
-    {"commit_ticket", StoreKind::fresh, "durable", true},
+    {.name = "snapshot_get",
+     .store = StoreKind::loaded,
+     .durability = "none",
+     .in_floors = true,
+     .needs = Feature::snapshots,
+     .runs = 3},
+    {.name = "update",
+     .store = StoreKind::copy,
+     .durability = "relaxed",
+     .in_floors = true,
+     .more_threads = 2,
+     .runs = 3},
+    {.name = "txn_update",
+     .store = StoreKind::fresh,
+     .durability = "relaxed",
+     .in_floors = true,
+     .needs = Feature::transactions,
+     .engines = kTransactional,
+     .threads = 2,
+     .runs = 3},
+    {.name = "mixed",
+     .store = StoreKind::fresh,
+     .durability = "relaxed",
+     .needs = Feature::transactions,
+     .engines = kTransactional,
+     .threads = 2,
+     .runs = 3},
+    {.name = "hot_row",
+     .store = StoreKind::fresh,
+     .durability = "durable",
+     .in_floors = true,
+     .needs = Feature::transactions,
+     .engines = kTransactional,
+     .threads = 64,
+     .runs = 3},
+    {.name = "commit_durable",
+     .store = StoreKind::fresh,
+     .durability = "durable",
+     .in_floors = true,
+     .more_threads = 64},
+    {.name = "commit_ticket",
+     .store = StoreKind::fresh,
+     .durability = "durable",
+     .in_floors = true,
+     .needs = Feature::tickets,
+     .more_threads = 2},
     {"payment", StoreKind::fresh, "durable"},
     {"right_edge", StoreKind::fresh, "relaxed"},
     {"cold_get", StoreKind::loaded, "none"},
     {"cold_multi_get", StoreKind::loaded, "none", true},
     {"recovery", StoreKind::copy, "relaxed", true},
-    {"long_reader", StoreKind::fresh, "relaxed"},
+    {.name = "long_reader",
+     .store = StoreKind::fresh,
+     .durability = "relaxed",
+     .in_floors = true,
+     .needs = Feature::snapshots,
+     .runs = 3,
+     .seconds = 60},
 };
 
 constexpr std::uint64_t kLoadBatch = 100;
-constexpr std::uint64_t kPreload = 100'000;  // records that commit workloads find in the store
-constexpr double kLoadPatience = 10;         // a load may take this many times --seconds
+constexpr double kLoadPatience = 10;  // a load may take this many times --seconds
 
 int g_result_fd = -1;
 
@@ -55,55 +103,7 @@ int g_result_fd = -1;
   ::_exit(code);  // no destructors: other threads may still be inside the engine
 }
 
-void verify(std::string_view value, std::uint64_t i, std::uint64_t bytes) {
-  if (value.size() != bytes || stamp_of(value) != i)
-    fail("wrong value read for record " + std::to_string(i));
-}
-
-class Run {
- public:
-  explicit Run(const ChildSpec& spec) : spec_(spec), engine_(make_engine(spec.engine)) {
-    if (engine_ == nullptr) fail("no engine " + spec.engine + " in this build");
-  }
-
-  json build();
-  json run();
-  json reopen();
-
- private:
-  // -- reads
-  json hot_reads();
-  json cold_reads();
-  std::function<void(Worker&)> reader(std::string_view kind, unsigned sample) const;
-  void get_body(Worker& w, bool zipf, unsigned sample) const;
-  void multi_get_body(Worker& w, unsigned sample) const;
-  void scan_body(Worker& w) const;
-  void warm_by_scan(Worker& w) const;
-  // -- writes
-  json load(KeyOrder order);
-  json update();
-  json commits();
-  json right_edge();
-  json long_reader();
-  [[noreturn]] void recovery_writes();
-  void ticket_body(Worker& w) const;
-  void preload(std::uint64_t records, KeyOrder order, std::uint64_t batch);
-
-  void open(EngineOptions options) {
-    options.threads = spec_.threads;
-    if (!options.cold) options.cache_mib = spec_.cache_mib;
-    engine_->open(spec_.dir, options);
-  }
-  Rng rng_of(const Worker& w) const { return Rng(spec_.seed * 1'000'003 + w.index); }
-  std::uint64_t new_records_base(const Worker& w) const {
-    return (std::uint64_t{w.index} + 1) << 40;
-  }
-  json finish(const Measured& m, json extra = json::object());
-  std::uint64_t record_bytes() const { return Key::kBytes + spec_.value_bytes; }
-
-  const ChildSpec& spec_;
-  std::unique_ptr<Engine> engine_;
-};
+}  // namespace
 
 json Run::finish(const Measured& m, json extra) {
   json r = std::move(extra);
@@ -352,7 +352,7 @@ void Run::ticket_body(Worker& w) const {
 
 json Run::commits() {
   open({.durable = true});
-  preload(std::min(spec_.n, kPreload), KeyOrder::random, 10'000);
+  preload(small_store(), KeyOrder::random, 10'000);
   const bool payment = spec_.workload == "payment";
   const auto body = [this, payment](Worker& w) {
     if (spec_.workload == "commit_ticket") return ticket_body(w);
@@ -380,7 +380,7 @@ json Run::commits() {
 
 json Run::right_edge() {
   open({});
-  const std::uint64_t first = std::min(spec_.n, kPreload);
+  const std::uint64_t first = small_store();
   preload(first, KeyOrder::ascending, 1000);
   std::atomic<std::uint64_t> next{first};
   const auto body = [&](Worker& w) {
@@ -395,34 +395,6 @@ json Run::right_edge() {
       *engine_, {.threads = spec_.threads, .seconds = spec_.seconds, .warm = {}, .body = body});
   const auto fill = engine_->fill(first + m.ops, record_bytes());
   return finish(m, {{"fill", fill ? json(*fill) : json(nullptr)}});
-}
-
-json Run::long_reader() {
-  open({});
-  const std::uint64_t records = std::min(spec_.n, kPreload);
-  preload(records, KeyOrder::random, 1000);
-  const auto body = [this, records](Worker& w) {
-    Rng rng = rng_of(w);
-    Value value(spec_.value_bytes, spec_.seed + w.index);
-    std::uint64_t version = 0;
-    w.loop(4, [&] {
-      const std::uint64_t i = rng.below(records);
-      w.session->put(Key(i, KeyOrder::random).view(), value.stamped(i, ++version));
-      return 1;
-    });
-  };
-  const SectionPlan plan{
-      .threads = spec_.threads, .seconds = spec_.seconds, .warm = {}, .body = body};
-  const Measured quiet = run_section(*engine_, plan);
-  const double before = static_cast<double>(allocated_bytes(spec_.dir));
-  auto snapshot = engine_->hold_snapshot();
-  const Measured held = run_section(*engine_, plan);
-  const double grown = static_cast<double>(allocated_bytes(spec_.dir)) - before;
-  snapshot.reset();
-  const double quiet_rate = static_cast<double>(quiet.ops) / quiet.seconds;
-  return finish(held, {{"quiet_ops_per_s", quiet_rate},
-                       {"kept", static_cast<double>(held.ops) / held.seconds / quiet_rate},
-                       {"grown_mib", grown / 1048576.0}});
 }
 
 // ---- recovery: n/2 updates, kill -9 of ourselves, a new process opens
@@ -481,13 +453,15 @@ json Run::run() {
   if (w == "update") return update();
   if (w == "right_edge") return right_edge();
   if (w == "long_reader") return long_reader();
+  if (w == "snapshot_get") return snapshot_get();
+  if (w == "txn_update") return txn_update();
+  if (w == "mixed") return mixed();
+  if (w == "hot_row") return hot_row();
   if (w == "recovery") recovery_writes();
   if (w.starts_with("commit_") || w == "payment") return commits();
   if (w.starts_with("cold_")) return cold_reads();
   return hot_reads();
 }
-
-}  // namespace
 
 std::span<const Workload> workloads() { return kWorkloads; }
 

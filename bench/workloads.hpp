@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "bench/engine.hpp"
+
 namespace kessai::bench {
 
 /// Which store a run starts from. The parent prepares it.
@@ -23,6 +25,13 @@ struct Workload {
   StoreKind store;
   std::string_view durability;  ///< of its writes; "none" where nothing is written
   bool in_floors = false;       ///< part of the set that --table runs by default
+  Feature needs = Feature::any;
+  std::span<const std::string_view> engines = {};  ///< when none are named; empty: all by default
+  // what the command line does not say
+  unsigned threads = 1;
+  unsigned more_threads = 0;  ///< --table runs these, too
+  unsigned runs = 5;
+  double seconds = 3;
 };
 
 std::span<const Workload> workloads();
@@ -37,11 +46,12 @@ struct ChildSpec {
   std::uint64_t value_bytes = 0;
   std::uint64_t cache_mib = 0;
   std::uint64_t batch = 16;  ///< keys of one multi_get
+  unsigned reads = 0;        ///< mixed: per cent of the operations
   unsigned threads = 1;
   double seconds = 3;
   std::uint64_t seed = 1;
   NLOHMANN_DEFINE_TYPE_INTRUSIVE(ChildSpec, phase, workload, engine, dir, n, value_bytes, cache_mib,
-                                 batch, threads, seconds, seed)
+                                 batch, reads, threads, seconds, seed)
 };
 
 /// A quarter of the records' bytes: the cache of the cold workloads.
