@@ -164,6 +164,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] std::uint64_t age_limit_ns() const noexcept;
   /// Calls a function of the application's; what it throws becomes `callback_failed`.
   [[nodiscard]] static Result<void> call_out(const std::function<void()>& fn);
+  /// Sleeps for a random time below `ns`; not at all when there are no threads (tests).
+  void pause_below(std::uint64_t ns);
   /// Runs on_commit hooks of commit `lsn`; what they throw goes to the log sink.
   void run_hooks(const std::vector<std::function<void(Lsn)>>& hooks, Lsn lsn) const;
 
@@ -303,6 +305,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   std::atomic<Lsn> gc_horizon_{
       0};  ///< what ended at or below it may be gone; raised before it goes
   std::atomic<std::uint64_t> next_owner_{1};
+  std::atomic<std::uint64_t> pauses_{0};
   /// Frames that commits under way may pin, all together: at most half the pool (I4).
   std::atomic<std::uint32_t> pinned_{0};
   std::atomic<bool> closed_{false};

@@ -70,7 +70,8 @@ class TransactionState {
   }
   [[nodiscard]] const BeginOptions& options() const noexcept { return options_; }
   [[nodiscard]] const std::shared_ptr<Store>& store() const noexcept { return store_; }
-  void set_managed(bool managed) noexcept { managed_ = managed; }
+  /// Answers what it was.
+  bool set_managed(bool managed) noexcept { return std::exchange(managed_, managed); }
 
   // --- for cursors ---------------------------------------------------------------------------
   /// Opens a call; every public function starts with one. Refused: `ok` says why.
@@ -102,6 +103,9 @@ class TransactionState {
   [[nodiscard]] Lsn seen() const noexcept { return seen_; }
   /// Why it has ended.
   [[nodiscard]] Error ended_error() const;
+  [[nodiscard]] Code ended_by() const noexcept {
+    return phase_.load(std::memory_order_acquire) == kEnded ? ended_by_ : Code::closed_handle;
+  }
   /// For cursors, which may outlive the transaction: points to it, then to null.
   [[nodiscard]] const std::shared_ptr<TransactionState*>& self() {
     if (!self_) self_ = std::make_shared<TransactionState*>(this);
@@ -203,7 +207,8 @@ class TransactionState {
 
 /// For the library's own helpers on top of the public handles.
 struct TransactionAccess {
-  static void set_managed(Transaction& t, bool managed) { t.state_->set_managed(managed); }
+  /// Null: moved away.
+  static TransactionState* state(Transaction& t) noexcept { return t.state_.get(); }
 };
 
 /// One autocommitted change: the same path without a snapshot.

@@ -6,4 +6,5 @@
 #include "kessai/database.hpp"
 #include "kessai/error.hpp"
 #include "kessai/options.hpp"
+#include "kessai/run_transaction.hpp"
 #include "kessai/stats.hpp"
