@@ -66,6 +66,7 @@ enum Exit : int {
     case Code::tree_not_found:
     case Code::tree_exists:
     case Code::not_supported:
+    case Code::callback_failed:
       return kExitUsage;
   }
   return kExitIo;  // a number this build does not know

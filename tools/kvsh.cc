@@ -23,6 +23,9 @@ struct Invocation {
   std::string store, script, commands, tree = "main";
   bool writable = false, create = false, json = false;
   unsigned memory_mib = 256;
+  Isolation level = Isolation::snapshot;
+  double idle_limit_s = 30;
+  std::optional<unsigned> lock_timeout_ms;
 };
 
 std::optional<std::string> read_all(std::FILE* file) {
@@ -46,18 +49,17 @@ bool only_reads(std::string_view line) {
 
 int interactive(Shell& shell, const std::string& name) {
   fmt::print("kvsh {}; help lists the commands, exit leaves\n", version());
-  LineEditor editor(
-      {.prompt = [&] { return fmt::format("{}{}> ", name, shell.in_transaction() ? "*" : ""); },
-       .complete = [&](std::string_view line) { return shell.completions(line); },
-       .remember = only_reads},
-      default_history_file());
+  LineEditor editor({.prompt = [&] { return fmt::format("{} {}> ", name, shell.prompt()); },
+                     .complete = [&](std::string_view line) { return shell.completions(line); },
+                     .remember = only_reads},
+                    default_history_file());
   while (!shell.done()) {
     const auto line = editor.next();
     if (!line) {
       std::fputc('\n', stdout);
       break;
     }
-    shell.run_script(*line);
+    shell.run_lines(*line);
     clear_interrupt();
     std::fflush(stdout);
   }
@@ -88,6 +90,10 @@ int run(const Invocation& a, bool has_commands) {
   options.read_only = !a.writable;
   options.memory = std::uint64_t{a.memory_mib} << 20;
   options.open_timeout = std::chrono::seconds(3);  // a person waits
+  options.idle_limit = std::chrono::milliseconds(static_cast<std::int64_t>(a.idle_limit_s * 1000));
+  // Whoever types the commands of both sessions needs longer than a program.
+  options.lock_timeout =
+      std::chrono::milliseconds(a.lock_timeout_ms.value_or(script ? 1000 : 60'000));
   ProgressBar bar(!a.json);
   options.progress = [&](const Progress& p) { bar.update(p.phase, p.done, p.total); };
   auto db = Database::open(a.store, options);
@@ -105,6 +111,7 @@ int run(const Invocation& a, bool has_commands) {
   Shell shell(std::move(*db), {.json = a.json,
                                .writable = a.writable,
                                .progress = !a.json,
+                               .isolation = a.level,
                                .default_tree = a.tree,
                                .palette = Palette::for_fd(STDOUT_FILENO)});
   const int code = script ? shell.run_script(*script) : interactive(shell, printable(a.store));
@@ -132,6 +139,16 @@ int main(int argc, char** argv) {
   app.add_flag("--create", a.create, "make a store where there is none")->needs(writable);
   app.add_flag("--json", a.json, "one JSON object per line");
   app.add_option("-t,--tree", a.tree, "tree that commands without -t mean")->capture_default_str();
+  std::string level = "snapshot";
+  app.add_option("--level", level, "isolation of a begin that names none")
+      ->check(CLI::IsMember({"read_committed", "snapshot", "serializable"}))
+      ->capture_default_str();
+  app.add_option("--idle-limit", a.idle_limit_s,
+                 "seconds after which a transaction without calls is rolled back; 0: never")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app.add_option("--lock-timeout", a.lock_timeout_ms,
+                 "longest lock wait in ms; default 1000, for a person 60000");
   app.add_option("--memory", a.memory_mib, "page cache in MiB")->capture_default_str();
   try {
     app.parse(argc, argv);
@@ -143,5 +160,6 @@ int main(int argc, char** argv) {
         kessai::Error(kessai::Code::invalid_argument, "either -c or a script"), a.json));
     return kExitUsage;
   }
+  a.level = *parse_level(level);
   return run(a, commands->count() != 0);
 }

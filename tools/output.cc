@@ -101,6 +101,14 @@ std::string human_bytes(std::uint64_t n) {
   return fmt::format("{:.1f} {}", v, units[u]);
 }
 
+std::string human_duration(std::chrono::nanoseconds t) {
+  const auto us = std::chrono::duration<double, std::micro>(t).count();
+  if (us < 1000) return fmt::format("{:.0f} us", us);
+  if (us < 10'000) return fmt::format("{:.1f} ms", us / 1000);
+  if (us < 1'000'000) return fmt::format("{:.0f} ms", us / 1000);
+  return us < 10'000'000 ? fmt::format("{:.1f} s", us / 1e6) : fmt::format("{:.0f} s", us / 1e6);
+}
+
 std::string json_line(const Json& object) {
   return object.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
 }

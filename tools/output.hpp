@@ -3,6 +3,7 @@
 // Sinks are functions so that tests and text sessions capture what a terminal would show.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -50,9 +51,10 @@ class Table {
 [[nodiscard]] std::string render_fields(
     const std::vector<std::pair<std::string, std::string>>& fields);
 
-/// "12,345" and "1.2 MiB".
+/// "12,345", "1.2 MiB", and "850 us", "3.4 ms" or "12 s".
 [[nodiscard]] std::string grouped(std::uint64_t n);
 [[nodiscard]] std::string human_bytes(std::uint64_t n);
+[[nodiscard]] std::string human_duration(std::chrono::nanoseconds t);
 
 /// One object on one line. Strings that are not UTF-8 never get here: keys and values go through
 /// format_bytes first, everything else through printable().

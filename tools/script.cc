@@ -80,11 +80,16 @@ class Parser {
     return word;
   }
 
-  // "!1" and "@2" in front of the command.
+  // "!1", "!*" and "@2" in front of the command.
   Result<void> take_prefixes(Command& command) {
     while (!command.words.empty() && !command.words[0].quoted) {
       const std::string& text = command.words[0].text;
       if (text[0] != '!' && text[0] != '@') break;
+      if (text == "!*") {
+        command.expected = kAnyCode;
+        command.words.erase(command.words.begin());
+        continue;
+      }
       unsigned number = 0;
       const auto [end, code] = std::from_chars(text.data() + 1, text.data() + text.size(), number);
       if (code != std::errc{} || end != text.data() + text.size() || number > 255) {

@@ -2,7 +2,7 @@
 // The text side of kvsh: command lines into words, nothing executed here.
 //
 //   script  = command { (newline | ";") command }       # at the start of a command = comment
-//   command = [ "!" EXIT-CODE ] [ "@" SESSION ] word { blank word }
+//   command = [ "!" EXIT-CODE | "!*" ] [ "@" SESSION ] word { blank word }
 //   word    = "quoted\x00text" | bare                   (bare: no blanks, no ";", no quotes)
 #pragma once
 
@@ -20,8 +20,10 @@ struct Word {
   bool quoted = false;  ///< never an option or a command prefix
 };
 
+inline constexpr int kAnyCode = -1;
+
 struct Command {
-  int expected = 0;                 ///< the exit code that lets a script go on
+  int expected = 0;                 ///< the exit code that lets a script go on, or kAnyCode
   std::optional<unsigned> session;  ///< @n
   std::vector<Word> words;          ///< never empty
   std::size_t line = 1;             ///< where it starts in the script

@@ -14,51 +14,64 @@ namespace kessai::tools {
 namespace {
 
 constexpr CommandSpec kCommands[] = {
-    {"get", "read", "KEY [-t TREE]", "print the value of KEY; exit 1 when absent", 1, 1, "", "-t",
-     &Shell::get},
-    {"put", "update", "KEY VALUE [-t TREE]", "write KEY, new or not", 2, 2, "", "-t", &Shell::put},
-    {"insert", "", "KEY VALUE [-t TREE]", "write KEY; exit 1 when it exists", 2, 2, "", "-t",
-     &Shell::insert},
-    {"del", "delete", "KEY [-t TREE]", "remove KEY; exit 1 when absent", 1, 1, "", "-t",
-     &Shell::del},
+    {"get", "read", "KEY [--for-update] [WAIT] [--own] [-t TREE]",
+     "print the value of KEY; exit 1 when absent", 1, 1, "--for-update --nowait --own", "-t --wait",
+     &Session::get, true},
+    {"put", "update", "KEY VALUE [WAIT] [--own] [-t TREE]", "write KEY, new or not", 2, 2,
+     "--nowait --own", "-t --wait", &Session::put, true},
+    {"insert", "", "KEY VALUE [WAIT] [--own] [-t TREE]", "write KEY; exit 1 when it exists", 2, 2,
+     "--nowait --own", "-t --wait", &Session::insert, true},
+    {"del", "delete", "KEY [WAIT] [--own] [-t TREE]", "remove KEY; exit 1 when absent", 1, 1,
+     "--nowait --own", "-t --wait", &Session::del, true},
     {"scan", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "rows in key order",
-     0, 2, "--reverse", "-t --prefix --limit", &Shell::scan},
+     0, 2, "--reverse", "-t --prefix --limit", &Session::scan, true},
     {"keys", "", "[FROM [TO)] [--prefix P] [--reverse] [--limit N] [-t TREE]", "as scan, keys only",
-     0, 2, "--reverse", "-t --prefix --limit", &Shell::keys},
+     0, 2, "--reverse", "-t --prefix --limit", &Session::keys, true},
     {"count", "", "[FROM [TO)] [--prefix P] [-t TREE]", "how many rows", 0, 2, "", "-t --prefix",
-     &Shell::count},
-    {"begin", "", "", "start a transaction; without it every command is its own", 0, 0, "", "",
-     &Shell::begin},
-    {"commit", "", "", "commit the transaction, durably", 0, 0, "", "", &Shell::commit},
-    {"rollback", "abort", "", "undo the transaction", 0, 0, "", "", &Shell::rollback},
-    {"savepoint", "", "[NAME]", "mark a point to roll back to", 0, 1, "", "", nullptr},
-    {"trees", "", "", "all trees with size, depth and fill", 0, 0, "", "", &Shell::trees},
-    {"create", "", "TREE", "make an empty tree", 1, 1, "", "", &Shell::create},
-    {"drop", "", "TREE", "remove a tree and all its rows", 1, 1, "", "", &Shell::drop},
+     &Session::count, true},
+    {"begin", "", "[read_committed|snapshot|serializable] [read_only] [relaxed] [at_commit] [WAIT]",
+     "start a transaction; without it every command is its own", 0, 4, "--nowait", "--wait",
+     &Session::begin},
+    {"commit", "", "", "commit the transaction, durably", 0, 0, "", "", &Session::commit},
+    {"rollback", "abort", "[SAVEPOINT]", "undo the transaction, or what came after SAVEPOINT", 0, 1,
+     "", "", &Session::rollback},
+    {"savepoint", "", "[NAME]", "mark a point to roll back to", 0, 1, "", "", &Session::savepoint,
+     true},
+    {"lock", "", "NAME [--shared] [WAIT]",
+     "lock a name of your choosing to the end of the transaction", 1, 1, "--shared --nowait",
+     "--wait", &Session::lock, true},
+    {"lock_many", "", "KEY... [WAIT] [-t TREE]",
+     "lock rows, present or not, in an order that cannot deadlock", 1, 256, "--nowait", "-t --wait",
+     &Session::lock_many, true},
+    {"trees", "", "", "all trees with size, depth and fill", 0, 0, "", "", &Session::trees},
+    {"create", "", "TREE", "make an empty tree", 1, 1, "", "", &Session::create},
+    {"drop", "", "TREE", "remove a tree and all its rows", 1, 1, "", "", &Session::drop},
     {"dump", "", "[TREE...]", "all rows as JSON lines, in tree and key order", 0, 64, "", "",
-     &Shell::dump},
+     &Session::dump, true},
     {"load", "", "FILE",
      "write the rows of a dump; all lines are checked before the first is written", 1, 1, "", "",
-     &Shell::load},
-    {"info", "", "", "what the store is and how it was opened", 0, 0, "", "", &Shell::info},
-    {"stats", "", "", "counters since open", 0, 0, "", "", &Shell::stats},
+     &Session::load},
+    {"info", "", "", "what the store is and how it was opened", 0, 0, "", "", &Session::info},
+    {"stats", "", "", "counters since open", 0, 0, "", "", &Session::stats},
     {"check", "", "", "verify every page and its owner; exit 4 on damage", 0, 0, "", "",
-     &Shell::check},
+     &Session::check},
     {"tree", "", "[TREE] [--dot] [--nodes N]",
      "draw the tree: levels, fill, nodes; --dot for Graphviz", 0, 1, "--dot", "-t --nodes",
-     &Shell::tree},
-    {"page", "", "N", "decode one page", 1, 1, "", "", &Shell::page},
+     &Session::tree},
+    {"page", "", "N", "decode one page", 1, 1, "", "", &Session::page},
     {"wal", "", "[--limit N] [--tree TREE] [--key KEY]",
      "records of the log still on disk, oldest first", 0, 0, "", "-t --tree --key --limit",
-     &Shell::wal},
-    {"undo", "", "KEY", "versions kept for open snapshots", 0, 1, "", "-t", nullptr},
-    {"versions", "", "KEY", "version chain of a key", 0, 1, "", "-t", nullptr},
-    {"txns", "", "", "open transactions", 0, 0, "", "", nullptr},
-    {"locks", "", "", "locks and who waits for them", 0, 0, "", "", nullptr},
-    {"waits", "", "", "where transactions wait", 0, 0, "", "", nullptr},
-    {"deadlocks", "", "", "the last deadlocks", 0, 0, "", "", nullptr},
-    {"help", "?", "[COMMAND]", "this list, or one command", 0, 1, "", "", &Shell::help},
-    {"exit", "quit", "", "leave", 0, 0, "", "", &Shell::quit},
+     &Session::wal},
+    {"txns", "", "", "open transactions, oldest first", 0, 0, "", "", &Session::txns},
+    {"locks", "", "", "locks, who holds them, who waits for them", 0, 0, "", "", &Session::locks},
+    {"undo", "", "", "before-images kept for open snapshots", 0, 0, "", "", &Session::undo},
+    {"waits", "", "[--all]", "what was waited for since open", 0, 0, "--all", "", &Session::waits},
+    {"deadlocks", "", "[--dot]", "the last deadlocks, oldest first; --dot for Graphviz", 0, 0,
+     "--dot", "", &Session::deadlocks},
+    {"versions", "", "KEY [-t TREE]", "the versions of a row that are kept, newest first", 1, 1, "",
+     "-t", &Session::versions},
+    {"help", "?", "[COMMAND]", "this list, or one command", 0, 1, "", "", &Session::help},
+    {"exit", "quit", "", "leave", 0, 0, "", "", &Session::quit},
 };
 
 bool among(std::string_view list, std::string_view word) {
@@ -109,6 +122,14 @@ Result<std::uint64_t> Arguments::number(std::string_view option, std::uint64_t o
   return n;
 }
 
+Result<LockWait> Arguments::wait() const {
+  if (has("--nowait")) return LockWait(no_wait);
+  if (!has("--wait")) return LockWait();
+  KESSAI_ASSIGN(ms, number("--wait", 0));
+  if (ms > 86'400'000) return fail(Code::invalid_argument, "--wait takes at most a day, in ms");
+  return LockWait(std::chrono::milliseconds(ms));
+}
+
 Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word> words) {
   Arguments a;
   for (std::size_t i = 0; i < words.size(); ++i) {
@@ -141,28 +162,7 @@ Result<Arguments> parse_arguments(const CommandSpec& spec, std::span<const Word>
   return a;
 }
 
-int Shell::run_script(std::string_view text) {
-  const auto commands = parse_script(text);
-  if (!commands) {
-    report(commands.error(), {});
-    return kExitUsage;
-  }
-  for (const Command& command : *commands) {
-    const int code = run(command);
-    if (code != command.expected) {
-      if (command.expected == 0) return code;
-      const Error mismatch(
-          Code::invalid_argument,
-          fmt::format("line {}: expected exit {}, got {}", command.line, command.expected, code));
-      report(mismatch, {});
-      return code != 0 ? code : static_cast<int>(kExitNo);
-    }
-    if (done_) break;
-  }
-  return kExitOk;
-}
-
-int Shell::run(const Command& command) {
+int Session::run(const Command& command) {
   const auto attempt = [&]() -> Result<int> {
     const std::string& name = command.words[0].text;
     const CommandSpec* spec = command.words[0].quoted ? nullptr : find_command(name);
@@ -170,15 +170,8 @@ int Shell::run(const Command& command) {
       return fail(Code::invalid_argument,
                   fmt::format("unknown command {}; try: help", printable(name)));
     }
-    if (spec->run == nullptr) {
-      return fail(Code::not_supported, fmt::format("{} is not in this version", spec->name));
-    }
-    if (command.session) {
-      return fail(Code::not_supported,
-                  fmt::format("sessions (@{}) are not in this version", *command.session));
-    }
     KESSAI_ASSIGN(arguments, parse_arguments(*spec, std::span(command.words).subspan(1)));
-    return (this->*spec->run)(arguments);
+    return run_checked(*spec, arguments);
   };
   const Result<int> result = attempt();
   if (result) return *result;
@@ -186,17 +179,46 @@ int Shell::run(const Command& command) {
   return exit_code(result.error().code());
 }
 
-int Shell::close() {
-  if (txn_) {
-    config_.err(config_.json ? "" : "the open transaction was rolled back\n");
-    const auto rolled_back = txn_->rollback();
-    txn_.reset();
-    if (!rolled_back) report(rolled_back.error(), "rollback");
+Result<int> Session::run_checked(const CommandSpec& spec, const Arguments& a) {
+  const bool own = a.has("--own");
+  if (failed_ && !own && spec.in_transaction) {
+    return fail(failed_->code(), "the transaction was rolled back by an earlier error");
   }
-  const auto closed = db_.close();
-  if (closed) return kExitOk;
-  report(closed.error(), "close");
-  return exit_code(closed.error().code());
+  Result<int> result = (this->*spec.run)(a);
+  if (!result && txn_ && !own && !failed_ && result.error().retryable() &&
+      result.error() != Code::lock_timeout) {
+    failed_ = result.error();
+    // Whatever it answers: the transaction is over, and why is known.
+    (void)txn_->rollback();
+  }
+  return result;
+}
+
+void Session::print(std::string_view text) {
+  if (number_ == 0) return config_.out(text);
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size() - 1) + 1;
+    out += fmt::format("@{} {}", number_, text.substr(0, end));
+    text.remove_prefix(end);
+  }
+  config_.out(out);
+}
+
+void Session::row(Json object) {
+  if (number_ != 0) object["session"] = number_;
+  config_.out(json_line(object));
+}
+
+void Session::done_row(Json object) { config_.json ? row(std::move(object)) : print("ok\n"); }
+
+void Session::report(const Error& error, std::string_view context) {
+  const std::string text = render_error(error, config_.json, context);
+  if (number_ == 0) return config_.err(text);
+  if (!config_.json) return config_.err(fmt::format("@{} {}", number_, text));
+  Json object = Json::parse(text);
+  object["session"] = number_;
+  config_.err(json_line(object));
 }
 
 std::vector<std::string> Shell::completions(std::string_view line) {
@@ -213,7 +235,7 @@ std::vector<std::string> Shell::completions(std::string_view line) {
   const CommandSpec* spec = find_command(line.substr(0, line.find(' ')));
   if (last_blank == line.npos || (spec != nullptr && spec->name == "help")) {
     for (const CommandSpec& c : kCommands) {
-      if (c.run != nullptr) offer(std::string(c.name));
+      offer(std::string(c.name));
     }
   } else if (spec != nullptr && stem.starts_with('-')) {
     for (const std::string_view list : {spec->flags, spec->values}) {
@@ -236,7 +258,7 @@ std::vector<std::string> Shell::completions(std::string_view line) {
   return out;
 }
 
-Result<int> Shell::help(const Arguments& a) {
+Result<int> Session::help(const Arguments& a) {
   if (!a.positional.empty()) {
     const CommandSpec* spec = find_command(a.positional[0].text);
     if (spec == nullptr) return fail(Code::invalid_argument, "no such command; try: help");
@@ -247,21 +269,18 @@ Result<int> Shell::help(const Arguments& a) {
            {"help", spec->help}});
       return kExitOk;
     }
-    print(fmt::format("{} {}\n  {}{}{}{}\n", spec->name, spec->usage, spec->help,
-                      spec->aliases.empty() ? "" : "; also: ", spec->aliases,
-                      spec->run == nullptr ? "; not in this version" : ""));
+    print(fmt::format("{} {}\n  {}{}{}\n", spec->name, spec->usage, spec->help,
+                      spec->aliases.empty() ? "" : "; also: ", spec->aliases));
     return kExitOk;
   }
   if (config_.json) {
     for (const CommandSpec& c : kCommands) {
-      if (c.run == nullptr) continue;
       row({{"command", c.name}, {"aliases", c.aliases}, {"usage", c.usage}, {"help", c.help}});
     }
     return kExitOk;
   }
   Table table({{"command"}, {"what it does"}});
   for (const CommandSpec& c : kCommands) {
-    if (c.run == nullptr) continue;
     table.add({fmt::format("{}{}{} {}", c.name, c.aliases.empty() ? "" : "|", c.aliases, c.usage),
                std::string(c.help)});
   }
@@ -269,11 +288,13 @@ Result<int> Shell::help(const Arguments& a) {
   print(
       "\nBytes: word, \"text\\x00\\n\", 0x6b6579, b64:a2V5, @file. Commands are separated by ; or "
       "a new line;\n"
-      "!1 COMMAND expects exit code 1. Writing needs kvsh --rw.\n");
+      "!1 COMMAND expects exit code 1, !* any. @2 COMMAND runs in session 2, a thread of its own.\n"
+      "WAIT: --nowait or --wait MS. --own: beside the open transaction, not in it. Writing needs "
+      "kvsh --rw.\n");
   return kExitOk;
 }
 
-Result<int> Shell::quit(const Arguments&) {
+Result<int> Session::quit(const Arguments&) {
   done_ = true;
   return kExitOk;
 }

@@ -1,141 +1,100 @@
 // SPDX-License-Identifier: Apache-2.0
-// kvsh without its terminal: one table of commands shared by execution, help, completion and the
-// text sessions of the tests.
+// kvsh without its terminal: runs commands in sessions and prints in an order that repeats.
 //
 // Promises
-//   * Every command is its own transaction unless `begin` was typed; whatever is still open at the
-//     end is rolled back. Nothing is written without `writable`.
-//   * Output goes to the sinks only, every byte of it safe for a terminal.
-// Threads: one at a time.
+//   * A command without @n runs on the calling thread; each @n is a thread of its own. A command of
+//     @n returns when it has ended or is queued on a lock ("@2 waits for @1 on a").
+//   * Before the next command runs, every session that the last one woke has ended its command or
+//     is queued again, and what they answered is printed, in the order in which they had queued.
+//   * A command for a session that is queued is kept, and run when the session is free again.
+//   * What is still open at the end is rolled back.
+// How: a session is queued when Database::locks() shows its thread among the waiters, twice in the
+// same picture. Nothing sleeps for a fixed time; timeouts of lock waits are the engine's.
+// Threads: one at a time may call. Locks: `mutex_` guards the mailboxes of all sessions; nobody
+// holds it while a command runs.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "kessai/database.hpp"
-#include "tools/output.hpp"
-#include "tools/script.hpp"
+#include "io/sync.hpp"
+#include "tools/session.hpp"
 
 namespace kessai::tools {
 
-class Shell;
-
-/// The words after the command name, options taken out.
-struct Arguments {
-  std::vector<Word> positional;
-  std::map<std::string, std::string, std::less<>> options;  ///< values as typed; flags map to ""
-
-  [[nodiscard]] bool has(std::string_view option) const { return options.contains(option); }
-  [[nodiscard]] std::optional<std::string_view> raw(std::string_view option) const;
-  /// Positional `i` / option value as bytes.
-  [[nodiscard]] Result<std::string> bytes(std::size_t i) const {
-    return to_bytes(positional[i].text);
-  }
-  [[nodiscard]] Result<std::string> bytes(std::string_view option) const;
-  [[nodiscard]] Result<std::uint64_t> number(std::string_view option,
-                                             std::uint64_t otherwise) const;
-
- private:
-  static Result<std::string> to_bytes(std::string_view text);
-};
-
-struct CommandSpec {
-  std::string_view name;
-  std::string_view aliases;  ///< blank-separated
-  std::string_view usage;    ///< after the name
-  std::string_view help;
-  std::size_t min_arguments = 0, max_arguments = 0;
-  std::string_view flags;   ///< blank-separated options without a value
-  std::string_view values;  ///< blank-separated options with a value
-  /// Runs it; the result is the exit code. Null: known, but not in this version.
-  Result<int> (Shell::*run)(const Arguments&) = nullptr;
-};
-
-[[nodiscard]] std::span<const CommandSpec> command_table();
-/// By name or alias; null when there is none.
-[[nodiscard]] const CommandSpec* find_command(std::string_view name);
-/// Sorts words into positional arguments and options by the command's spec.
-[[nodiscard]] Result<Arguments> parse_arguments(const CommandSpec& spec,
-                                                std::span<const Word> words);
-
-struct ShellConfig {
-  bool json = false;
-  bool writable = false;
-  bool progress = false;  ///< bars for long commands
-  std::string default_tree = "main";
-  Palette palette{};  ///< of the output
-  Sink out = stdout_sink();
-  Sink err = stderr_sink();
+/// A command that ended.
+struct Ended {
+  Command command;
+  int code = 0;
+  bool late = false;   ///< it had been queued
+  std::string output;  ///< of a numbered session
 };
 
 class Shell {
  public:
-  Shell(Database database, ShellConfig config)
-      : db_(std::move(database)), config_(std::move(config)) {}
+  Shell(Database database, ShellConfig config);
+  ~Shell();
+  Shell(const Shell&) = delete;
+  Shell& operator=(const Shell&) = delete;
 
   /// Runs all commands; stops at the first that ends with another exit code than expected.
   int run_script(std::string_view text);
-  /// Runs one command, prints its error if it has one.
-  int run(const Command& command);
-  /// Rolls back what is open and closes the store.
+  /// As above without the wait for what is still queued at the end: for a person who will go on.
+  int run_lines(std::string_view text);
+  /// Runs one command. Answers what ended by it, printed already: the command itself unless it is
+  /// queued, and others that were queued.
+  std::vector<Ended> step(const Command& command);
+  /// Waits for what is queued: until it gets its locks or its time is over.
+  std::vector<Ended> finish();
+  /// Ends what is queued, rolls back what is open and closes the store.
   int close();
 
-  [[nodiscard]] bool done() const { return done_; }
-  [[nodiscard]] bool in_transaction() const { return txn_.has_value(); }
+  [[nodiscard]] bool done() const;
+  /// "mvcc", and level and age of every open transaction: "mvcc snapshot 12s @1 serializable 3s".
+  [[nodiscard]] std::string prompt() const;
   /// What the last word of `line` can be completed to: commands first, then trees and options.
   [[nodiscard]] std::vector<std::string> completions(std::string_view line);
 
-  // Commands; the table in shell.cc says what each does.
-  Result<int> get(const Arguments& a);
-  Result<int> put(const Arguments& a);
-  Result<int> insert(const Arguments& a);
-  Result<int> del(const Arguments& a);
-  Result<int> scan(const Arguments& a);
-  Result<int> keys(const Arguments& a);
-  Result<int> count(const Arguments& a);
-  Result<int> begin(const Arguments& a);
-  Result<int> commit(const Arguments& a);
-  Result<int> rollback(const Arguments& a);
-  Result<int> trees(const Arguments& a);
-  Result<int> create(const Arguments& a);
-  Result<int> drop(const Arguments& a);
-  Result<int> dump(const Arguments& a);
-  Result<int> load(const Arguments& a);
-  Result<int> info(const Arguments& a);
-  Result<int> stats(const Arguments& a);
-  Result<int> check(const Arguments& a);
-  Result<int> tree(const Arguments& a);
-  Result<int> page(const Arguments& a);
-  Result<int> wal(const Arguments& a);
-  Result<int> help(const Arguments& a);
-  Result<int> quit(const Arguments& a);
-
  private:
-  /// The tree that `-t` names, or the default. `main` exists always: a store that does not hold it
-  /// yet answers nullopt when read-only, and gets it otherwise.
-  [[nodiscard]] Result<std::optional<Tree>> target(const Arguments& a);
-  [[nodiscard]] std::string target_name(const Arguments& a, Result<void>& status) const;
-  [[nodiscard]] Cursor open_cursor(const Tree& tree, Range range);
-  [[nodiscard]] Result<Range> range_of(const Arguments& a) const;
-  [[nodiscard]] Result<void> require_writable() const;
-  [[nodiscard]] Result<void> require_no_transaction() const;
-  Result<int> written(const Arguments& a, std::size_t key_index, Result<Lsn> lsn);
-  void print(std::string_view text) { config_.out(text); }
-  void report(const Error& error, std::string_view context) {
-    config_.err(render_error(error, config_.json, context));
-  }
-  void row(const Json& object) { config_.out(json_line(object)); }
-  void draw_nodes(const std::vector<TreeNode>& nodes);
-  void draw_dot(std::string_view name, const std::vector<TreeNode>& nodes);
+  struct Lane;
+  struct Wait;
+  using Picture = std::map<unsigned, Wait>;
+
+  Lane& lane(unsigned number);
+  void serve(Lane& lane);
+  void start(Lane& lane, Command command);
+  /// Waits until every command at work has ended or is queued, prints, and starts what sessions
+  /// were told while they were queued. `first`: whose command was just started; printed first.
+  std::vector<Ended> settle(Lane* first);
+  [[nodiscard]] Picture wait_until_still();
+  /// The same again and again until `done` says so or an interrupt comes.
+  std::vector<Ended> settle_until(const std::function<bool()>& done);
+  [[nodiscard]] std::vector<Lane*> working_lanes();
+  [[nodiscard]] Picture picture(const std::vector<Lane*>& busy, bool accept_unexplained);
+  [[nodiscard]] static bool has_cycle(const Picture& waits);
+  std::vector<Ended> tell(Lane* first, const Picture& waits);
+  Ended collect(Lane& lane);
+  void print_backlog(const Lane& lane);
+  void print_wait(Lane& lane, const Wait& wait);
+  void wait_for_news(std::uint64_t nanoseconds);
+  [[nodiscard]] std::optional<unsigned> session_of(std::uint64_t transaction, unsigned thread);
+  [[nodiscard]] std::string session_name(std::uint64_t transaction, unsigned thread);
+  int verdict(const std::vector<Ended>& ended);
 
   Database db_;
-  ShellConfig config_;
-  std::optional<Transaction> txn_;
-  bool done_ = false;
+  const ShellConfig config_;
+  Session main_;
+  unsigned main_thread_;
+  std::uint64_t queue_numbers_ = 0;
+  std::map<unsigned, std::unique_ptr<Lane>> lanes_;  ///< changed by the runner, between commands
+  io::Mutex mutex_;
+  io::CondVar mail_;  ///< a command for a session
+  io::CondVar news_;  ///< a command ended
 };
 
 }  // namespace kessai::tools

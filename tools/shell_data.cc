@@ -13,7 +13,7 @@
 #include "tools/exit_codes.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/progress.hpp"
-#include "tools/shell.hpp"
+#include "tools/session.hpp"
 
 namespace kessai::tools {
 namespace {
@@ -35,7 +35,7 @@ Result<Lsn> uncommitted(const Result<void>& r) {
 
 }  // namespace
 
-std::string Shell::target_name(const Arguments& a, Result<void>& status) const {
+std::string Session::target_name(const Arguments& a, Result<void>& status) const {
   const auto typed = a.raw("-t");
   if (!typed) return config_.default_tree;
   auto name = parse_bytes(*typed);
@@ -44,7 +44,7 @@ std::string Shell::target_name(const Arguments& a, Result<void>& status) const {
   return {};
 }
 
-Result<std::optional<Tree>> Shell::target(const Arguments& a) {
+Result<std::optional<Tree>> Session::target(const Arguments& a) {
   Result<void> status;
   const std::string name = target_name(a, status);
   KESSAI_TRY(std::move(status));
@@ -56,26 +56,56 @@ Result<std::optional<Tree>> Shell::target(const Arguments& a) {
   return fail_in_tree(Code::tree_not_found, "no such tree (create TREE makes one)", name);
 }
 
-Result<void> Shell::require_writable() const {
+Result<void> Session::require_writable() const {
   if (config_.writable) return {};
   return fail(Code::read_only, "the store is open for reading; start kvsh with --rw to write");
 }
 
-Result<void> Shell::require_no_transaction() const {
+Result<Tree> Session::write_target(const Arguments& a) {
+  KESSAI_ASSIGN(tree, target(a));
+  if (tree) return std::move(*tree);
+  return fail_in_tree(Code::tree_not_found,
+                      "the tree does not exist yet: create it outside the transaction", "main");
+}
+
+Result<void> Session::require_transaction() const {
+  if (txn_) return {};
+  return fail(Code::invalid_argument, "no transaction is open; begin starts one");
+}
+
+bool Session::own_transaction(const Arguments& a) const { return !txn_ || a.has("--own"); }
+
+Result<void> Session::require_no_transaction() const {
   if (!txn_) return {};
   return fail(Code::invalid_argument, "not inside a transaction: commit or rollback first");
 }
 
-Cursor Shell::open_cursor(const Tree& tree, Range range) {
+Cursor Session::open_cursor(const Tree& tree, Range range) {
   return txn_ ? txn_->scan(tree, std::move(range)) : db_.scan(tree, std::move(range));
 }
 
-Result<int> Shell::get(const Arguments& a) {
+Result<Lsn> Session::read_locked(const Tree& tree, const std::string& key, const Arguments& a,
+                                 std::string& value) {
+  KESSAI_ASSIGN(wait, a.wait());
+  KESSAI_ASSIGN(locked, txn_->get_for_update(tree, key, wait));
+  value = std::move(locked);
+  if (!config_.json) return Lsn{0};
+  std::string same;  // the locked version cannot change: a plain read tells its LSN
+  return txn_->get(tree, key, same);
+}
+
+Result<int> Session::get(const Arguments& a) {
   KESSAI_ASSIGN(key, a.bytes(0));
+  const bool locking = a.has("--for-update");
+  if (locking) KESSAI_TRY(require_transaction());
   KESSAI_ASSIGN(tree, target(a));
   std::string value;
   Result<Lsn> lsn = fail(Code::not_found);
-  if (tree) lsn = txn_ ? txn_->get(*tree, key, value) : db_.get(*tree, key, value);
+  if (tree) {
+    lsn = locking              ? read_locked(*tree, key, a, value)
+          : own_transaction(a) ? db_.get(*tree, key, value)
+                               : txn_->get(*tree, key, value);
+  }
   if (!lsn && lsn.error() == Code::not_found) {
     ErrorDetail detail;
     detail.what = "no such key";
@@ -95,8 +125,8 @@ Result<int> Shell::get(const Arguments& a) {
   return kExitOk;
 }
 
-Result<int> Shell::written(const Arguments& a, std::size_t key_index, Result<Lsn> lsn) {
-  KESSAI_ASSIGN(key, a.bytes(key_index));
+Result<int> Session::written(const Arguments& a, Result<Lsn> lsn) {
+  KESSAI_ASSIGN(key, a.bytes(0));
   Result<void> status;
   const std::string tree = target_name(a, status);
   if (!lsn) {
@@ -110,50 +140,53 @@ Result<int> Shell::written(const Arguments& a, std::size_t key_index, Result<Lsn
     detail.key = key.substr(0, kMaxKeyBytes);
     return fail(lsn.error().code(), std::move(detail), lsn.error().os_error());
   }
-  if (config_.json) {
-    Json object = {{"tree", format_bytes(tree)}, {"key", format_bytes(key)}};
-    object["lsn"] = *lsn == 0 ? Json() : Json(*lsn);  // null until the transaction commits
-    row(object);
-  } else {
-    print("ok\n");
-  }
+  Json object = {{"tree", format_bytes(tree)}, {"key", format_bytes(key)}};
+  object["lsn"] = *lsn == 0 ? Json() : Json(*lsn);  // null until the transaction commits
+  done_row(std::move(object));
   return kExitOk;
 }
 
-Result<int> Shell::put(const Arguments& a) {
+template <class Write>
+Result<int> Session::write(const Arguments& a, Write&& fn) {
+  KESSAI_TRY(require_writable());
+  KESSAI_ASSIGN(wait, a.wait());
+  KESSAI_ASSIGN(tree, write_target(a));
+  if (!own_transaction(a)) return written(a, uncommitted(fn(*txn_, tree, wait)));
+  KESSAI_ASSIGN(txn, db_.begin({.isolation = Isolation::read_committed}));
+  if (const Result<void> done = fn(txn, tree, wait); !done) {
+    KESSAI_TRY(txn.rollback());  // the answer may tell of a row: it waits until that is durable
+    return written(a, std::unexpected(done.error()));
+  }
+  return written(a, txn.commit());
+}
+
+Result<int> Session::put(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_ASSIGN(key, a.bytes(0));
   KESSAI_ASSIGN(value, a.bytes(1));
-  KESSAI_ASSIGN(tree, target(a));
-  if (!tree)
-    return fail_in_tree(Code::tree_not_found,
-                        "the tree does not exist yet: create it outside the transaction", "main");
-  if (!txn_) return written(a, 0, db_.put(*tree, key, value));
-  return written(a, 0, uncommitted(txn_->put(*tree, key, value)));
+  return write(a, [&](Transaction& txn, const Tree& tree, LockWait wait) {
+    return txn.put(tree, key, value, wait);
+  });
 }
 
-Result<int> Shell::insert(const Arguments& a) {
+Result<int> Session::insert(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_ASSIGN(key, a.bytes(0));
   KESSAI_ASSIGN(value, a.bytes(1));
-  KESSAI_ASSIGN(tree, target(a));
-  if (!tree)
-    return fail_in_tree(Code::tree_not_found,
-                        "the tree does not exist yet: create it outside the transaction", "main");
-  if (!txn_) return written(a, 0, db_.insert(*tree, key, value));
-  return written(a, 0, uncommitted(txn_->insert(*tree, key, value)));
+  return write(a, [&](Transaction& txn, const Tree& tree, LockWait wait) {
+    return txn.insert(tree, key, value, nullptr, wait);
+  });
 }
 
-Result<int> Shell::del(const Arguments& a) {
+Result<int> Session::del(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_ASSIGN(key, a.bytes(0));
-  KESSAI_ASSIGN(tree, target(a));
-  if (!tree) return written(a, 0, fail(Code::not_found));
-  if (!txn_) return written(a, 0, db_.remove(*tree, key));
-  return written(a, 0, uncommitted(txn_->remove(*tree, key)));
+  return write(a, [&](Transaction& txn, const Tree& tree, LockWait wait) {
+    return txn.remove(tree, key, wait);
+  });
 }
 
-Result<Range> Shell::range_of(const Arguments& a) const {
+Result<Range> Session::range_of(const Arguments& a) const {
   Range range;
   if (a.has("--prefix")) {
     if (!a.positional.empty())
@@ -173,7 +206,7 @@ Result<Range> Shell::range_of(const Arguments& a) const {
   return range;
 }
 
-Result<int> Shell::scan(const Arguments& a) {
+Result<int> Session::scan(const Arguments& a) {
   KESSAI_ASSIGN(range, range_of(a));
   KESSAI_ASSIGN(limit, a.number("--limit", UINT64_MAX));
   KESSAI_ASSIGN(tree, target(a));
@@ -208,7 +241,7 @@ Result<int> Shell::scan(const Arguments& a) {
   return kExitOk;
 }
 
-Result<int> Shell::keys(const Arguments& a) {
+Result<int> Session::keys(const Arguments& a) {
   KESSAI_ASSIGN(range, range_of(a));
   KESSAI_ASSIGN(limit, a.number("--limit", UINT64_MAX));
   KESSAI_ASSIGN(tree, target(a));
@@ -228,7 +261,7 @@ Result<int> Shell::keys(const Arguments& a) {
   return kExitOk;
 }
 
-Result<int> Shell::count(const Arguments& a) {
+Result<int> Session::count(const Arguments& a) {
   KESSAI_ASSIGN(range, range_of(a));
   KESSAI_ASSIGN(tree, target(a));
   std::uint64_t records = 0;
@@ -250,46 +283,7 @@ Result<int> Shell::count(const Arguments& a) {
   return kExitOk;
 }
 
-Result<int> Shell::begin(const Arguments&) {
-  KESSAI_TRY(require_no_transaction());
-  if (config_.writable) KESSAI_TRY(db_.tree("main", {.create = true}));
-  KESSAI_ASSIGN(txn, db_.begin({.read_only = !config_.writable}));
-  txn_.emplace(std::move(txn));
-  if (config_.json) {
-    row({{"snapshot", txn_->snapshot()}});
-  } else {
-    print("ok\n");
-  }
-  return kExitOk;
-}
-
-Result<int> Shell::commit(const Arguments&) {
-  if (!txn_) return fail(Code::invalid_argument, "no transaction is open; begin starts one");
-  Transaction txn = std::move(*txn_);
-  txn_.reset();
-  KESSAI_ASSIGN(lsn, txn.commit());
-  if (config_.json) {
-    row({{"lsn", lsn}});
-  } else {
-    print("ok\n");
-  }
-  return kExitOk;
-}
-
-Result<int> Shell::rollback(const Arguments&) {
-  if (!txn_) return fail(Code::invalid_argument, "no transaction is open; begin starts one");
-  Transaction txn = std::move(*txn_);
-  txn_.reset();
-  KESSAI_TRY(txn.rollback());
-  if (config_.json) {
-    row({{"rolled_back", true}});
-  } else {
-    print("ok\n");
-  }
-  return kExitOk;
-}
-
-Result<int> Shell::create(const Arguments& a) {
+Result<int> Session::create(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_TRY(require_no_transaction());
   KESSAI_ASSIGN(name, a.bytes(0));
@@ -297,29 +291,21 @@ Result<int> Shell::create(const Arguments& a) {
   if (existing) return fail_in_tree(Code::tree_exists, "the tree exists", name);
   if (existing.error() != Code::tree_not_found) return std::unexpected(existing.error());
   KESSAI_ASSIGN(tree, db_.tree(name, {.create = true}));
-  if (config_.json) {
-    row({{"tree", format_bytes(tree.name())}, {"id", tree.id()}});
-  } else {
-    print("ok\n");
-  }
+  done_row({{"tree", format_bytes(tree.name())}, {"id", tree.id()}});
   return kExitOk;
 }
 
-Result<int> Shell::drop(const Arguments& a) {
+Result<int> Session::drop(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_TRY(require_no_transaction());
   KESSAI_ASSIGN(name, a.bytes(0));
   if (name == "main") return fail_in_tree(Code::invalid_argument, "main cannot be dropped", name);
   KESSAI_TRY(db_.drop_tree(name));
-  if (config_.json) {
-    row({{"tree", format_bytes(name)}, {"dropped", true}});
-  } else {
-    print("ok\n");
-  }
+  done_row({{"tree", format_bytes(name)}, {"dropped", true}});
   return kExitOk;
 }
 
-Result<int> Shell::dump(const Arguments& a) {
+Result<int> Session::dump(const Arguments& a) {
   std::vector<std::string> names;
   for (std::size_t i = 0; i < a.positional.size(); ++i) {
     KESSAI_ASSIGN(name, a.bytes(i));
@@ -421,7 +407,7 @@ Result<std::uint64_t> for_each_row(const std::string& path,
 
 }  // namespace
 
-Result<int> Shell::load(const Arguments& a) {
+Result<int> Session::load(const Arguments& a) {
   KESSAI_TRY(require_writable());
   KESSAI_TRY(require_no_transaction());
   std::string path = a.positional[0].text;

@@ -11,7 +11,7 @@
 #include "tools/exit_codes.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/progress.hpp"
-#include "tools/shell.hpp"
+#include "tools/session.hpp"
 
 namespace kessai::tools {
 namespace {
@@ -70,7 +70,7 @@ constexpr Counter kCounters[] = {
 
 }  // namespace
 
-Result<int> Shell::trees(const Arguments&) {
+Result<int> Session::trees(const Arguments&) {
   KESSAI_ASSIGN(names, db_.tree_names());
   using enum Table::Align;
   Table table({{"tree"},
@@ -109,7 +109,7 @@ Result<int> Shell::trees(const Arguments&) {
   return kExitOk;
 }
 
-Result<int> Shell::info(const Arguments&) {
+Result<int> Session::info(const Arguments&) {
   const StoreInfo s = db_.info();
   if (config_.json) {
     Json object = {{"format", s.format},
@@ -145,7 +145,7 @@ Result<int> Shell::info(const Arguments&) {
   return kExitOk;
 }
 
-Result<int> Shell::stats(const Arguments&) {
+Result<int> Session::stats(const Arguments&) {
   const Stats s = db_.stats();
   Json object;
   std::vector<std::pair<std::string, std::string>> fields;
@@ -159,7 +159,7 @@ Result<int> Shell::stats(const Arguments&) {
   return kExitOk;
 }
 
-Result<int> Shell::check(const Arguments&) {
+Result<int> Session::check(const Arguments&) {
   KESSAI_TRY(require_no_transaction());
   ProgressBar bar(config_.progress);
   const auto report = db_.check([&](const Progress& p) { bar.update(p.phase, p.done, p.total); });
@@ -194,7 +194,7 @@ Result<int> Shell::check(const Arguments&) {
   return c.ok ? kExitOk : kExitDamage;
 }
 
-Result<int> Shell::tree(const Arguments& a) {
+Result<int> Session::tree(const Arguments& a) {
   Arguments by_name = a;
   if (!a.positional.empty()) by_name.options["-t"] = a.positional[0].text;
   KESSAI_ASSIGN(most, a.number("--nodes", kDrawnNodes));
@@ -259,7 +259,7 @@ Result<int> Shell::tree(const Arguments& a) {
 }
 
 // Indented, parents above children, children in key order.
-void Shell::draw_nodes(const std::vector<TreeNode>& nodes) {
+void Session::draw_nodes(const std::vector<TreeNode>& nodes) {
   const auto draw = [&](auto&& self, const TreeNode& n, std::size_t indent) -> void {
     print(fmt::format("{}{} page {}: {} entries, {}, from {}\n", std::string(indent * 2, ' '),
                       n.level == 0 ? "leaf" : "inner", n.page, n.entries, percent(n.fill),
@@ -275,7 +275,7 @@ void Shell::draw_nodes(const std::vector<TreeNode>& nodes) {
   }
 }
 
-void Shell::draw_dot(std::string_view name, const std::vector<TreeNode>& nodes) {
+void Session::draw_dot(std::string_view name, const std::vector<TreeNode>& nodes) {
   const auto escaped = [](std::string_view s) {
     std::string out;
     for (const char c : shortened(format_bytes(s))) {
@@ -295,7 +295,7 @@ void Shell::draw_dot(std::string_view name, const std::vector<TreeNode>& nodes) 
   config_.json ? row({{"dot", out}}) : print(out);
 }
 
-Result<int> Shell::page(const Arguments& a) {
+Result<int> Session::page(const Arguments& a) {
   const std::string& text = a.positional[0].text;
   std::uint64_t number = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -361,7 +361,7 @@ Result<int> Shell::page(const Arguments& a) {
   return kExitOk;
 }
 
-Result<int> Shell::wal(const Arguments& a) {
+Result<int> Session::wal(const Arguments& a) {
   KESSAI_ASSIGN(limit, a.number("--limit", UINT64_MAX));
   std::map<std::uint32_t, std::string> names;
   KESSAI_ASSIGN(all, db_.tree_names());

@@ -33,10 +33,10 @@ std::string normalised(const std::string& text) {
   return std::regex_replace(text, numbers, "$1N");
 }
 
-class Session {
+class Typist {
  public:
-  explicit Session(std::string store) : store_(std::move(store)) { reopen(true); }
-  ~Session() {
+  explicit Typist(std::string store) : store_(std::move(store)) { reopen(true); }
+  ~Typist() {
     if (shell_) shell_->close();
   }
 
@@ -52,7 +52,7 @@ class Session {
     } else if (line == "% rw" || line == "% ro") {
       reopen(line == "% rw");
     } else if (line.starts_with("> ")) {
-      as_expected = shell_->run_script(line.substr(2)) == 0;
+      as_expected = shell_->run_lines(line.substr(2)) == 0;
     } else {
       as_expected = false;
     }
@@ -93,7 +93,7 @@ TEST_P(SessionFile, AnswersAsRecorded) {
     std::stringstream all;
     all << file.rdbuf();
     expected = all.str();
-    Session session(pattern + "/store");
+    Typist session(pattern + "/store");
     for (std::istringstream in(expected); std::getline(in, line);) {
       if (line.starts_with('#')) actual += line + "\n";
       if (line.empty() && (actual.empty() || actual.ends_with("\n"))) actual += "\n";
