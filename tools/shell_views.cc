@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "io/check.hpp"
 #include "tools/bytes.hpp"
@@ -157,7 +158,12 @@ Result<int> Session::txns(const Arguments&) {
 }
 
 Result<int> Session::locks(const Arguments&) {
-  const std::vector<LockInfo> all = db_.locks();
+  std::vector<LockInfo> all = db_.locks();
+  std::sort(
+      all.begin(), all.end(), [](const LockInfo& a, const LockInfo& b) {  // the waited for first
+        return std::tuple(a.waiters.empty(), a.target.kind, std::tie(a.target.tree, a.target.key)) <
+               std::tuple(b.waiters.empty(), b.target.kind, std::tie(b.target.tree, b.target.key));
+      });
   Table table({{"lock"}, {"held by"}, {"waiting"}});
   std::map<std::uint64_t, unsigned> threads;
   for (const LockInfo& lock : all) {

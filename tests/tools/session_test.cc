@@ -30,7 +30,7 @@ bool g_rewrite = false;
 // LSNs, times and the like are not the sessions' business, nor which build they run in.
 std::string normalised(const std::string& text) {
   static const std::regex numbers(
-      R"rx(("lsn":|"snapshot":|"end":|"transaction":|"thread":|"id":|"snapshot_lsn":|"\w+_us":|"\w+_bytes":|"root_blockers":\[|"victim":|\blsn )[0-9]+)rx");
+      R"rx(("lsn":|"snapshot":|"end":|"transaction":|"thread":|"id":|"snapshot_lsn":|"\w+_us":|"\w+_bytes":|"root_blockers":\[|"victim":|"work":|\btransaction |\blsn )[0-9]+)rx");
   static const std::regex mode(R"rx(, runs as serializable \(s2pl\))rx");
   static const std::regex level(R"rx("runs_as":"\w+")rx");
   return std::regex_replace(std::regex_replace(std::regex_replace(text, numbers, "$1N"), mode, ""),
