@@ -167,7 +167,7 @@ void Session::close() {
   savepoints_.clear();
   if (!txn_) return;
   const std::string who = number_ == 0 ? std::string() : fmt::format("@{} ", number_);
-  if (!config_.json) config_.err(who + "the open transaction was rolled back\n");
+  if (!config_.json && !failed_) config_.err(who + "the open transaction was rolled back\n");
   const Result<void> rolled_back = failed_ ? Result<void>() : txn_->rollback();
   failed_.reset();
   txn_.reset();

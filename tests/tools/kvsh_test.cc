@@ -126,6 +126,13 @@ TEST_F(Kvsh, AnswersWithTheKeysOfTheContract) {
   EXPECT_EQ(trees["records"], 2);
   EXPECT_EQ(ro("tree").rows().back()["summary"], true);
   EXPECT_EQ(ro("stats").row()["poisoned"], false);
+  EXPECT_EQ(keys(ro("undo").row()),
+            "bytes limit entries pushed dropped horizon oldest_snapshot oldest_transaction "
+            "snapshots_killed throttled ");
+  EXPECT_EQ(keys(ro("waits").rows().at(0)), "name count total_us histogram ");
+  EXPECT_EQ(keys(ro("@1 begin; txns").rows().at(1)),
+            "id isolation read_only thread snapshot_lsn age_us idle_us writes write_bytes "
+            "undo_bytes last_call in_call ");
   EXPECT_EQ(ro("help").code, 0);
   EXPECT_EQ(ro("wal").code, 0);
 }
@@ -176,58 +183,121 @@ TEST_F(Kvsh, NamesTheLimitOfAKeyAndAValue) {
   EXPECT_EQ(ro("get large").row()["value"].get<std::string>().size(), 1u << 20);
 }
 
+// kvsh at a pseudo-terminal that a test types into.
+class Terminal {
+ public:
+  explicit Terminal(std::vector<std::string> command, const std::string& home) {
+    const winsize wide{.ws_row = 50, .ws_col = 500, .ws_xpixel = 0, .ws_ypixel = 0};
+    pid_ = forkpty(&master_, nullptr, nullptr, &wide);
+    if (pid_ != 0) return;
+    setenv("HOME", home.c_str(), 1);
+    setenv("TERM", "xterm", 1);
+    unsetenv("KVSH_HISTORY");
+    std::vector<char*> words;
+    for (std::string& word : command) words.push_back(word.data());
+    words.push_back(nullptr);
+    execv(words[0], words.data());
+    _exit(127);
+  }
+  ~Terminal() { close(master_); }
+  Terminal(const Terminal&) = delete;
+  Terminal& operator=(const Terminal&) = delete;
+
+  void type(std::string_view text) const {
+    EXPECT_EQ(write(master_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  // Reads up to and including the first of `texts` that appears; its index.
+  std::size_t wait_for(std::vector<std::string_view> texts) {
+    for (;;) {
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        const std::size_t at = seen_.find(texts[i]);
+        if (at == seen_.npos) continue;
+        seen_.erase(0, at + texts[i].size());
+        return i;
+      }
+      pollfd p{master_, POLLIN, 0};
+      char block[4096];
+      const ssize_t n = poll(&p, 1, 20'000) == 1 ? read(master_, block, sizeof block) : 0;
+      if (n <= 0) break;
+      seen_.append(block, static_cast<std::size_t>(n));
+    }
+    ADD_FAILURE() << "waited for: " << texts[0] << "\nseen: " << seen_;
+    return texts.size();
+  }
+  void wait_for(std::string_view text) { wait_for(std::vector{text}); }
+  // 0 for a normal end.
+  [[nodiscard]] int end() const {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  int master_ = -1;
+  pid_t pid_ = -1;
+  std::string seen_;
+};
+
 // Goal: at a terminal there is a prompt, Tab completes, and the history file is private and holds
 // no line that writes. Method: a pseudo-terminal typed into.
 TEST_F(Kvsh, TalksToAPersonAndKeepsAPrivateHistory) {
   ASSERT_EQ(rw("put secret 4711").code, 0);
   const std::string history = scratch_ / ".kvsh_history";
-  int master = -1;
-  const pid_t pid = forkpty(&master, nullptr, nullptr, nullptr);
-  if (pid == 0) {
-    setenv("HOME", scratch_.path().c_str(), 1);
-    setenv("TERM", "xterm", 1);
-    unsetenv("KVSH_HISTORY");
-    execl(kKvsh.c_str(), kKvsh.c_str(), "--rw", store_.c_str(), static_cast<char*>(nullptr));
-    _exit(127);
-  }
-  std::string seen;
-  const auto wait_for = [&](std::string_view text) {
-    while (seen.find(text) == seen.npos) {
-      pollfd p{master, POLLIN, 0};
-      char block[4096];
-      if (poll(&p, 1, 20'000) != 1) break;
-      const ssize_t n = read(master, block, sizeof block);
-      if (n <= 0) break;
-      seen.append(block, static_cast<std::size_t>(n));
-    }
-    const std::size_t at = seen.find(text);
-    EXPECT_NE(at, seen.npos) << "waited for: " << text << "\nseen: " << seen;
-    seen.erase(0, at == seen.npos ? seen.size() : at + text.size());
-  };
-  const auto type = [&](std::string_view text) {
-    EXPECT_EQ(write(master, text.data(), text.size()), static_cast<ssize_t>(text.size()));
-  };
-  wait_for("> ");
-  type("cou\t\r");
-  wait_for("\n1");
-  wait_for("> ");
-  type("put card 1234567\r");
-  wait_for("ok");
-  wait_for("> ");
-  type("get nothing\r");
-  wait_for("not_found");
-  wait_for("> ");
-  type("exit\r");
-  int status = 0;
-  waitpid(pid, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  close(master);
+  Terminal kvsh({kKvsh, "--rw", store_}, scratch_.path());
+  kvsh.wait_for("> ");
+  kvsh.type("cou\t\r");
+  kvsh.wait_for("\n1");
+  kvsh.wait_for("> ");
+  kvsh.type("put card 1234567\r");
+  kvsh.wait_for("ok");
+  kvsh.wait_for("> ");
+  kvsh.type("get nothing\r");
+  kvsh.wait_for("not_found");
+  kvsh.wait_for("> ");
+  kvsh.type("exit\r");
+  EXPECT_EQ(kvsh.end(), 0);
   struct stat s{};
   ASSERT_EQ(stat(history.c_str(), &s), 0);
   EXPECT_EQ(s.st_mode & 0777, 0600u);
   const std::string kept = slurp(history);
   EXPECT_NE(kept.find("count"), kept.npos);
   EXPECT_EQ(kept.find("1234567"), kept.npos) << kept;
+}
+
+// Goal: the prompt tells mode, level and age of what is open, and a transaction that makes no calls
+// ends. Method: a limit of 50 ms, and Enter until the prompt says so.
+TEST_F(Kvsh, ShowsWhatIsOpenAndEndsWhatIsForgotten) {
+  ASSERT_EQ(rw("put a 1").code, 0);
+  const std::string mode = ro("info").row()["mode"];
+  const std::string level = mode == "s2pl" ? "serializable" : "read_committed";
+  Terminal kvsh({kKvsh, "--rw", "--idle-limit", "0.05", store_}, scratch_.path());
+  kvsh.wait_for(" " + mode + "> ");
+  kvsh.type("begin read_committed; @2 begin serializable\r");
+  const std::string first = " " + mode + " " + level + " ", second = " @2 serializable ";
+  const std::string both_ended = first + "ended" + second + "ended> ";
+  for (int i = 0; i < 5000 && kvsh.wait_for({both_ended, "> "}) == 1; ++i) kvsh.type("\r");
+  kvsh.type("get a\r");
+  kvsh.wait_for("transaction_expired");
+  kvsh.type("rollback; @2 rollback; get a\r");
+  kvsh.wait_for("\n1");
+  kvsh.wait_for(" " + mode + "> ");
+  kvsh.type("exit\r");
+  EXPECT_EQ(kvsh.end(), 0);
+}
+
+// Goal: a script ends with the code of the command that failed, also when that was queued.
+TEST_F(Kvsh, EndsWithTheCodeOfALateFailure) {
+  EXPECT_EQ(rw("@1 begin; @1 insert a 1; @2 insert a 2; @1 commit").code, 1);
+  EXPECT_EQ(rw("@1 begin; @1 put a 2; !1 @2 insert a 2 --wait 10").code, 0);  // at its end
+  EXPECT_EQ(rw("@1 begin; @1 put a 3; !1 @2 insert a 3; @1 rollback; get a").rows().back()["value"],
+            "1");
+  const Ran r = rw("@1 begin; @1 insert b 1; @2 put b 2; @1 commit; get b");
+  EXPECT_EQ(r.code, 0);
+  EXPECT_EQ(r.rows().back()["value"], "2");
+  EXPECT_EQ(r.rows()[2].dump(), R"({"session":2,"waits_for":["@1"],"on":"b"})");
+  EXPECT_EQ(rw("@1 begin; @1 put b 3; @2 put b 4 --wait 10").code, 1);
+  EXPECT_EQ(ro("get b").row()["value"], "2");
+  EXPECT_EQ(run({kKvsh, "--level", "nonsense", store_}, scratch_).code, 2);
 }
 
 TEST_F(Kvsh, KeepsNoHistoryOfScripts) {
