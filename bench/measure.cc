@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,6 +70,12 @@ double process_cpu_us() {
     return 1e6 * static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec);
   };
   return us(usage.ru_utime) + us(usage.ru_stime);
+}
+
+double thread_cpu_ns() {
+  timespec t{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return 1e9 * static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec);
 }
 
 double peak_rss_mib() {

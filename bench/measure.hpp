@@ -87,6 +87,7 @@ struct SectionPlan {
 Measured run_section(Engine& engine, const SectionPlan& plan);
 
 double process_cpu_us();
+double thread_cpu_ns();
 double peak_rss_mib();
 std::uint64_t process_read_bytes();
 

@@ -61,10 +61,13 @@ class Run {
   json mixed();
   json hot_row();
   json long_reader();
-  struct ReaderRates {
-    double scan = 0, get = 0;
+  struct Cost {
+    double wall_ns = 0, cpu_ns = 0;  ///< one record, of the reading thread
   };
-  ReaderRates read_snapshot(Snapshot& snapshot, std::uint64_t records, unsigned writers,
+  struct ReaderCosts {
+    Cost scan, get;
+  };
+  ReaderCosts read_snapshot(Snapshot& snapshot, std::uint64_t records, unsigned writers,
                             const std::function<void(Worker&)>& write);
 
   void open(EngineOptions options) {

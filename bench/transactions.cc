@@ -164,7 +164,7 @@ json Run::hot_row() {
 
 /// Records a second of whole scans of `snapshot`, then of random gets in it, while `writers`
 /// threads write.
-Run::ReaderRates Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, unsigned writers,
+Run::ReaderCosts Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, unsigned writers,
                                     const std::function<void(Worker&)>& write) {
   struct Check final : RecordSink {
     std::uint64_t bytes = 0, seen = 0, versions = 0;
@@ -175,7 +175,7 @@ Run::ReaderRates Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, u
       return true;
     }
   };
-  ReaderRates rates;
+  ReaderCosts costs;
   const double seconds = std::min(spec_.seconds, 2.0);
   const auto scan = [&] {
     Check check;
@@ -196,24 +196,24 @@ Run::ReaderRates Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, u
     }
     return kGets;
   };
-  const auto rate_of = [](auto&& some, auto&& go_on) {
+  const auto cost_of = [](auto&& some, auto&& go_on) {
     const std::uint64_t start = now_ns();
-    std::uint64_t done = 0, ns = 0;
+    const double cpu = thread_cpu_ns();
+    double done = 0, ns = 0;
     do {
-      done += some();
-      ns = now_ns() - start;
+      done += static_cast<double>(some());
+      ns = static_cast<double>(now_ns() - start);
     } while (go_on(ns));
-    return static_cast<double>(done) / static_cast<double>(ns) * 1e9;
+    return Cost{ns / done, (thread_cpu_ns() - cpu) / done};
   };
   const auto body = [&](Worker& w) {
     if (w.index < writers) return write(w);
     Rng rng = rng_of(w);
-    rates.scan =
-        rate_of(scan, [&](std::uint64_t ns) { return static_cast<double>(ns) < seconds * 0.5e9; });
-    rates.get = rate_of([&] { return gets(rng); }, [&](std::uint64_t) { return w.running(); });
+    costs.scan = cost_of(scan, [&](double ns) { return ns < seconds * 0.5e9; });
+    costs.get = cost_of([&] { return gets(rng); }, [&](double) { return w.running(); });
   };
   run_section(*engine_, {.threads = writers + 1, .seconds = seconds, .warm = {}, .body = body});
-  return rates;
+  return costs;
 }
 
 json Run::long_reader() {
@@ -233,7 +233,7 @@ json Run::long_reader() {
   const Measured quiet = run_section(*engine_, plan);
   const double before = static_cast<double>(allocated_bytes(spec_.dir));
   auto snapshot = engine_->hold_snapshot();
-  const ReaderRates alone = read_snapshot(*snapshot, records, 0, write);
+  const ReaderCosts alone = read_snapshot(*snapshot, records, 0, write);
   double undo_mib = 0;
   plan.seconds = spec_.seconds;
   Measured held;
@@ -246,16 +246,18 @@ json Run::long_reader() {
     held = run_section(*engine_, plan);
   }
   const double grown = static_cast<double>(allocated_bytes(spec_.dir)) - before;
-  const ReaderRates beside = read_snapshot(*snapshot, records, spec_.threads, write);
+  const ReaderCosts beside = read_snapshot(*snapshot, records, spec_.threads, write);
   snapshot.reset();
   const double quiet_rate = static_cast<double>(quiet.ops) / quiet.seconds;
   json extra = {{"quiet_ops_per_s", quiet_rate},
                 {"kept", static_cast<double>(held.ops) / held.seconds / quiet_rate},
                 {"grown_mib", grown / 1048576.0},
-                {"scan_slowdown", alone.scan / beside.scan},
-                {"reader_slowdown", alone.get / beside.get},
-                {"reader_gets_per_s", beside.get},
-                {"reader_scans_records_per_s", beside.scan}};
+                {"reader_slowdown", beside.get.wall_ns / alone.get.wall_ns},
+                {"reader_slowdown_cpu", beside.get.cpu_ns / alone.get.cpu_ns},
+                {"reader_get_ns", beside.get.cpu_ns},
+                {"scan_slowdown", beside.scan.wall_ns / alone.scan.wall_ns},
+                {"scan_slowdown_cpu", beside.scan.cpu_ns / alone.scan.cpu_ns},
+                {"reader_scan_ns", beside.scan.cpu_ns}};
   if (const auto c = engine_->counters()) {
     extra["undo_mib"] = undo_mib;
     extra["undo_limit_mib"] = c->undo_limit_mib;
