@@ -285,6 +285,21 @@ TEST_F(Kvsh, ShowsWhatIsOpenAndEndsWhatIsForgotten) {
   EXPECT_EQ(kvsh.end(), 0);
 }
 
+TEST_F(Kvsh, DrawsDeadlocks) {
+  const std::string circle =
+      "@1 begin; @2 begin; @1 lock x; @2 lock y; !* @1 lock y; !* @2 lock x; ";
+  const Ran dot = run(
+      {kKvsh, "--rw", "--create", store_, "-c", circle + "deadlocks --dot; deadlocks"}, scratch_);
+  EXPECT_EQ(dot.code, 0) << dot.err;
+  EXPECT_NE(dot.out.find("digraph"), dot.out.npos) << dot.out;
+  EXPECT_NE(dot.out.find(" ago\n"), dot.out.npos) << dot.out;
+  const Json row = rw(circle + "deadlocks").rows().back();
+  ASSERT_EQ(row["cycle"].size(), 2u);
+  EXPECT_EQ(row["cycle"][0]["target"]["kind"], "named");
+  EXPECT_TRUE(row["victim"] == row["cycle"][0]["transaction"] ||
+              row["victim"] == row["cycle"][1]["transaction"]);
+}
+
 // Goal: a script ends with the code of the command that failed, also when that was queued.
 TEST_F(Kvsh, EndsWithTheCodeOfALateFailure) {
   EXPECT_EQ(rw("@1 begin; @1 insert a 1; @2 insert a 2; @1 commit").code, 1);

@@ -15,7 +15,10 @@ std::string shape(std::string_view text) {
   std::string out;
   for (const Command& c : *commands) {
     out += "[";
-    if (c.expected != 0) out.append("!").append(std::to_string(c.expected)).append(" ");
+    if (c.expected == kAnyCode)
+      out += "!* ";
+    else if (c.expected != 0)
+      out.append("!").append(std::to_string(c.expected)).append(" ");
     if (c.session) out.append("@").append(std::to_string(*c.session)).append(" ");
     for (std::size_t i = 0; i < c.words.size(); ++i) out += (i == 0 ? "" : "|") + c.words[i].text;
     out.append("]").append(std::to_string(c.line));
@@ -37,6 +40,7 @@ TEST(Script, TakesExpectedCodesAndSessions) {
   EXPECT_EQ(shape("!1 get x"), "[!1 get|x]1");
   EXPECT_EQ(shape("@2 put a 1"), "[@2 put|a|1]1");
   EXPECT_EQ(shape("@2 !1 get a; !4 check"), "[!1 @2 get|a]1[!4 check]1");
+  EXPECT_EQ(shape("!* @2 get a; @0 !* get b"), "[!* @2 get|a]1[!* @0 get|b]1");
   EXPECT_EQ(shape("\"!1\" x"), "[\"!1\"|x]1");
 }
 
