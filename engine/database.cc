@@ -58,14 +58,18 @@ bool CommitTicket::ready() const {
   if (store_ == nullptr || wait_for_ == 0) return true;
   engine::Store::Use use(*store_);
   if (!use || store_->log() == nullptr) return true;  // durable already, or wait() tells
-  return store_->log()->poll() >= wait_for_ || store_->log()->poisoned();
+  const bool durable = store_->log()->poll() >= wait_for_ || store_->log()->poisoned();
+  store_->run_due_callbacks();
+  return durable;
 }
 
 Result<void> CommitTicket::wait() const {
   if (store_ == nullptr || wait_for_ == 0) return {};
   engine::Store::Use use(*store_);
   if (!use) return store_->outcome_at_close(wait_for_, lsn_ != 0);
-  return lsn_ != 0 ? store_->wait_durable(wait_for_) : store_->wait_seen(wait_for_);
+  auto ok = lsn_ != 0 ? store_->wait_durable(wait_for_) : store_->wait_seen(wait_for_);
+  store_->run_due_callbacks();
+  return ok;
 }
 
 void CommitTicket::on_durable(std::function<void(Result<void>)> fn) const {
@@ -135,7 +139,8 @@ Result<void> Transaction::lock_named(std::string_view name, LockMode mode, LockW
 Result<bool> Transaction::try_lock_named(std::string_view name, LockMode mode) {
   auto taken = lock_named(name, mode, no_wait);
   if (taken) return true;
-  if (taken.error() == Code::lock_timeout) return false;
+  // Also in the way of another transaction of this thread: that call does not wait, so cannot hang.
+  if (taken.error() == Code::lock_timeout || taken.error() == Code::self_deadlock) return false;
   return std::unexpected(taken.error());
 }
 Result<Savepoint> Transaction::savepoint() { return state_ ? state_->savepoint() : closed(); }
@@ -155,7 +160,9 @@ Result<Lsn> Transaction::commit() {
   if (lsns.first == 0) {
     KESSAI_TRY(s.wait_seen(lsns.second));
   } else if (durable) {
-    KESSAI_TRY(s.wait_durable(lsns.second));
+    auto ok = s.wait_durable(lsns.second);
+    s.run_due_callbacks();
+    KESSAI_TRY(ok);
   }
   if (auto hooks = state_->take_hooks(); !hooks.empty()) {
     if (lsns.first == 0 || durable) {
@@ -287,7 +294,9 @@ Result<Lsn> Database::remove(const Tree& tree, std::string_view key, Durability 
 }
 Result<void> Database::wait_durable(Lsn lsn) {
   KESSAI_ENTER();
-  return store_->wait_durable(lsn);
+  auto ok = store_->wait_durable(lsn);
+  store_->run_due_callbacks();
+  return ok;
 }
 Result<void> Database::checkpoint() {
   KESSAI_ENTER();

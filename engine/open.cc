@@ -5,6 +5,7 @@
 #include <set>
 
 #include "engine/store.hpp"
+#include "engine/transaction.hpp"
 #include "io/check.hpp"
 
 namespace kessai::engine {
@@ -93,6 +94,11 @@ wal::LogOptions Store::log_options() {
   while (o.ring_bytes > 512 * 1024 && o.ring_bytes > options_.wal_limit) o.ring_bytes /= 2;
   o.max_frame_bytes =
       static_cast<std::uint32_t>(std::min<std::uint64_t>(o.max_frame_bytes, o.segment_bytes / 2));
+  o.on_callbacks_due = [this] {
+    io::MutexLock lock(hook_mutex_);
+    callbacks_due_ = true;
+    hook_wake_.notify_all();
+  };
   o.on_log_full = [this] {
     if (env_->background) {
       io::MutexLock lock(wake_mutex_);
@@ -382,8 +388,20 @@ Result<void> Store::close() {
     stop_ = true;
     wake_.notify_all();
   }
+  {
+    io::MutexLock lock(hook_mutex_);
+    stop_hooks_ = true;
+    hook_wake_.notify_all();
+  }
   log_thread_.join();
   checkpoint_thread_.join();
+  hook_thread_.join();
+  // Nobody is inside a call: what is open is idle.
+  std::vector<TransactionState*> open;
+  registry_.visit([&](TransactionState& t) {
+    if (t.claim()) open.push_back(&t);
+  });
+  for (TransactionState* t : open) t->expire(Code::closed_handle);
   Result<void> ok;
   if (log_ != nullptr && pages_ != nullptr) {
     ok = writable();
@@ -393,6 +411,7 @@ Result<void> Store::close() {
       ok = log_->seal();
       if (ok) ok = run_checkpoint(true);
     }
+    log_->run_callbacks();
   }
   if (log_ != nullptr) durable_at_close_.store(log_->durable_lsn(), std::memory_order_release);
   // The files are unlocked when their descriptors go. What handles still hold is memory.
@@ -414,7 +433,9 @@ Result<void> Store::outcome_at_close(Lsn lsn, bool commit) const {
   if (in_forked_child())
     return fail(Code::closed_handle, "this store was opened by the parent process");
   // A callback that the closing thread runs must not wait for it.
-  const bool inside = closer_.load(std::memory_order_relaxed) == io::thread_index() + 1;
+  const unsigned me = io::thread_index() + 1;
+  const bool inside = closer_.load(std::memory_order_relaxed) == me ||
+                      hook_runner_.load(std::memory_order_relaxed) == me;
   while (!inside && !close_ended_.load(std::memory_order_acquire)) io::yield_thread();
   if (durable_at_close_.load(std::memory_order_acquire) >= lsn) return {};
   if (!commit) return fail(Code::closed_handle, "the store is closed");

@@ -16,7 +16,8 @@ Rows::Rows(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, const 
       cursor_(tree_->tree, range.from, range.to, range.reverse) {
   // A read_committed cursor keeps what it saw when it began.
   if (txn == nullptr || txn->isolation() == Isolation::read_committed) {
-    live_ = store_->begin_snapshot(txn == nullptr, 0);
+    const bool read_only = txn == nullptr || txn->options().read_only;
+    live_ = store_->begin_snapshot(read_only, txn == nullptr ? 0 : txn->options().at_least);
     snapshot_ = live_.snapshot();
   } else {
     snapshot_ = txn->snapshot();
@@ -26,7 +27,8 @@ Rows::Rows(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, const 
   if (KESSAI_MUTANT(range_read_not_recorded)) reads_ = nullptr;
   if (reads_ == nullptr) return;
   // Nothing read yet: an empty range at the side where the walk starts.
-  const std::string& start = range.reverse ? range.to.value_or("") : range.from;
+  std::string start = range.from;
+  if (range.reverse) start = range.to.value_or(std::string(kMaxKeyBytes + 1, '\xff'));
   read_ = reads_->add({.tree = tree_->tree.id(),
                        .from = start,
                        .to = start,

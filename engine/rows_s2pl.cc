@@ -66,6 +66,13 @@ Result<void> Rows::read(const Range& stretch) {
 }
 
 Result<void> Rows::fill() {
+  auto ok = fill_locked();
+  // Last of all: the pages of a dropped tree may have been freed under any of it.
+  if (tree_->gone_at(kMaxLsn)) return std::unexpected(dropped_tree(*tree_));
+  return ok;
+}
+
+Result<void> Rows::fill_locked() {
   batch_.clear();
   at_ = 0;
   while (batch_.empty() && !done_) {
@@ -75,7 +82,6 @@ Result<void> Rows::fill() {
     auto taken = store_->locks().acquire_range(txn_->locks(), tree_->tree.id(), stretch.from, to,
                                                txn_->lock_timeout_ns({}));
     if (!taken) return std::unexpected(taken.error());
-    if (tree_->gone_at(kMaxLsn)) return std::unexpected(dropped_tree(*tree_));
     KESSAI_TRY(read(stretch));
     // Outside a transaction each batch is an answer of its own (I7).
     if (own_) KESSAI_TRY(store_->wait_seen(own_->seen()));

@@ -31,6 +31,7 @@ class Rows {
     Lsn lsn = 0;
   };
   [[nodiscard]] Result<void> fill();
+  [[nodiscard]] Result<void> fill_locked();
   /// Where the next `stretch_` rows end: a bound that the walk has not reached yet, or the range's.
   [[nodiscard]] Result<Range> next_stretch();
   [[nodiscard]] Result<void> read(const Range& stretch);

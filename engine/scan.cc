@@ -30,7 +30,7 @@ bool CursorState::next() {
   if (txn_ != nullptr && (*txn_ == nullptr || !(*txn_)->active())) {
     status_ = *txn_ == nullptr
                   ? fail(Code::closed_handle, "the transaction of this cursor has ended")
-                  : Result<void>(std::unexpected((*txn_)->ended_error()));
+                  : Result<void>(std::unexpected((*txn_)->wait_ended()));
     return false;
   }
   for (;;) {

@@ -16,7 +16,8 @@
 // durable). The horizon below which ghosts and before-images may go is cached by maintenance.
 //
 // Threads: everything is thread-safe unless it belongs to one transaction. Background threads:
-// "kessai-log" (log upkeep) and "kessai-ckpt" (checkpoints, version GC, purging, freeing); with
+// "kessai-log" (log upkeep, transaction limits), "kessai-ckpt" (checkpoints, version GC, purging,
+// freeing) and "kessai-hook" (functions of the application that wait for durable commits); with
 // Env::background == false their work is done in small steps at the end of commits, so that a test
 // is deterministic.
 // Lock order: ddl_mutex_ > history_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ >
@@ -155,6 +156,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   void after_commit();  ///< the step of upkeep that a commit pays when there are no threads
   void note_ghost(std::shared_ptr<TreeState> tree, std::string_view key, Lsn lsn);
   void expire_transactions();
+  /// Without threads: calls what on_durable was given and is due. The caller holds nothing.
+  void run_due_callbacks();
   /// Monotonic; with threads good to a few milliseconds, without them exact.
   [[nodiscard]] std::uint64_t coarse_now() const noexcept {
     const std::uint64_t ticked = coarse_now_.load(std::memory_order_relaxed);
@@ -263,6 +266,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   void relieve_undo_now() KESSAI_REQUIRES(relief_mutex_);
   void throttle();
   void log_thread();
+  void hook_thread();
   void checkpoint_thread();
   std::size_t step_versions();  ///< how many before-images went
   static void raise(std::atomic<Lsn>& horizon, Lsn to) noexcept;
@@ -353,6 +357,13 @@ class Store final : public std::enable_shared_from_this<Store> {
   bool stop_ KESSAI_GUARDED_BY(wake_mutex_) = false;
   bool checkpoint_wanted_ KESSAI_GUARDED_BY(wake_mutex_) = false;
   io::Thread log_thread_, checkpoint_thread_;
+
+  io::Mutex hook_mutex_;
+  io::CondVar hook_wake_;
+  bool callbacks_due_ KESSAI_GUARDED_BY(hook_mutex_) = false;
+  bool stop_hooks_ KESSAI_GUARDED_BY(hook_mutex_) = false;
+  std::atomic<unsigned> hook_runner_{0};  ///< 1 + thread_index() of hook_thread_
+  io::Thread hook_thread_;
 };
 
 [[nodiscard]] Error dropped_tree(const TreeState& t);

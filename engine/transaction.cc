@@ -18,7 +18,7 @@ TransactionState::TransactionState(std::shared_ptr<Store> store, const BeginOpti
   begin_view();
   begun_ns_ = now();
   last_ns_.store(begun_ns_, std::memory_order_relaxed);
-  thread_.store(io::thread_index(), std::memory_order_relaxed);
+  thread_.store(io::thread_serial(), std::memory_order_relaxed);
   store_->counters.active.fetch_add(1, std::memory_order_relaxed);
   link_.state = this;
   store_->registry().add(link_);
@@ -70,7 +70,7 @@ TransactionState::Call::Call(TransactionState& txn, const char* name, const Tree
   }
   txn_ = &txn;
   txn.last_call_.store(name, std::memory_order_relaxed);
-  txn.thread_.store(io::thread_index(), std::memory_order_relaxed);
+  txn.thread_.store(io::thread_serial(), std::memory_order_relaxed);
   if (!use_) {
     ok = fail(Code::closed_handle, "the store is closed");
   } else if (with_tree) {
@@ -110,6 +110,11 @@ Error TransactionState::ended_error() const {
                                             std::string(code_name(ended_by_)) +
                                             "); it was rolled back");
   }
+}
+
+Error TransactionState::wait_ended() const {
+  while (phase_.load(std::memory_order_acquire) != kEnded) io::yield_thread();
+  return ended_error();
 }
 
 std::unexpected<Error> TransactionState::failed(Error e) {
@@ -244,12 +249,15 @@ bool TransactionState::over_limits(std::uint64_t now_ns) const noexcept {
 }
 
 bool TransactionState::claim_if_expired(std::uint64_t now_ns) {
-  if (!over_limits(now_ns)) return false;
+  return over_limits(now_ns) && claim();
+}
+
+bool TransactionState::claim() {
   std::uint32_t idle = kIdle;
   return phase_.compare_exchange_strong(idle, kExpiring, std::memory_order_acquire);
 }
 
-void TransactionState::expire() { end(Code::transaction_expired); }
+void TransactionState::expire(Code why) { end(why); }
 
 TransactionInfo TransactionState::info(std::uint64_t now_ns) const {
   const auto since = [now_ns](std::uint64_t then) {

@@ -101,8 +101,10 @@ class TransactionState {
   /// Ends the transaction when `e` is an error it cannot go on after; passes the error on.
   std::unexpected<Error> failed(Error e);
   [[nodiscard]] Lsn seen() const noexcept { return seen_; }
-  /// Why it has ended.
+  /// Why it has ended. REQUIRES that it has.
   [[nodiscard]] Error ended_error() const;
+  /// The same when it is ended or being ended: waits for the latter.
+  [[nodiscard]] Error wait_ended() const;
   [[nodiscard]] Code ended_by() const noexcept {
     return phase_.load(std::memory_order_acquire) == kEnded ? ended_by_ : Code::closed_handle;
   }
@@ -119,7 +121,9 @@ class TransactionState {
   /// Claims it for expire() when it has idled or aged beyond the store's limits. Under the
   /// registry's mutex; the claim keeps it alive.
   [[nodiscard]] bool claim_if_expired(std::uint64_t now_ns);
-  void expire();
+  /// Claims it if no call is under way.
+  [[nodiscard]] bool claim();
+  void expire(Code why);
   [[nodiscard]] TransactionInfo info(std::uint64_t now_ns) const;
 
  private:

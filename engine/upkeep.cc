@@ -217,8 +217,32 @@ void Store::log_thread() {
       if (stop_) return;
     }
     coarse_now_.store(env_->clock->now_ns(), std::memory_order_relaxed);
+    expire_transactions();
     log_->tick();
   }
+}
+
+void Store::hook_thread() {
+  hook_runner_.store(io::thread_index() + 1, std::memory_order_relaxed);
+  constexpr std::uint64_t kLongNs = 1'000'000'000;
+  for (;;) {
+    {
+      io::MutexLock lock(hook_mutex_);
+      if (!callbacks_due_ && !stop_hooks_) hook_wake_.wait_for(hook_mutex_, kLongNs);
+      if (stop_hooks_) return;
+      callbacks_due_ = false;
+    }
+    log_->run_callbacks();
+  }
+}
+
+void Store::run_due_callbacks() {
+  if (env_->background || log_ == nullptr) return;
+  {
+    io::MutexLock lock(hook_mutex_);
+    if (!std::exchange(callbacks_due_, false)) return;
+  }
+  log_->run_callbacks();
 }
 
 void Store::checkpoint_thread() {
@@ -231,7 +255,6 @@ void Store::checkpoint_thread() {
       if (stop_) return;
       wanted = std::exchange(checkpoint_wanted_, false);
     }
-    expire_transactions();
     if (!writable()) continue;
     // Checkpoints first: a full log waits for them.
     if (wanted || checkpoint_due()) {
@@ -248,6 +271,7 @@ void Store::start_threads() {
   if (!env_->background || log_ == nullptr) return;
   coarse_now_.store(env_->clock->now_ns(), std::memory_order_relaxed);
   log_thread_ = io::Thread("kessai-log", [this] { log_thread(); });
+  hook_thread_ = io::Thread("kessai-hook", [this] { hook_thread(); });
   checkpoint_thread_ = io::Thread("kessai-ckpt", [this] { checkpoint_thread(); });
 }
 

@@ -39,7 +39,7 @@ void Store::expire_transactions() {
   registry_.visit([&](TransactionState& t) {
     if (t.claim_if_expired(now)) expired.push_back(&t);
   });
-  for (TransactionState* t : expired) t->expire();
+  for (TransactionState* t : expired) t->expire(Code::transaction_expired);
 }
 
 std::vector<TransactionInfo> Store::transactions() const {

@@ -45,6 +45,7 @@ void WriteSet::set(Write& w, bool remove, std::string_view value) {
                         .remove = w.remove,
                         .noop = w.noop,
                         .value = w.value});
+    bytes_ += w.value.size();
   }
   bytes_ += value.size();
   bytes_ -= w.value.size();
@@ -68,8 +69,7 @@ void WriteSet::undo_to(std::size_t mark) {
       continue;
     }
     Write& w = writes_[c.index];
-    bytes_ += c.value.size();
-    bytes_ -= w.value.size();
+    bytes_ -= w.value.size();  // the journal's copy becomes the value
     w.value = std::move(c.value);
     w.remove = c.remove;
     w.noop = c.noop;

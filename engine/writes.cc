@@ -65,7 +65,7 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
-  if (killed())
+  if (killed() && isolation_ != Isolation::read_committed)
     return fail(Code::snapshot_too_old,
                 "the snapshot was given up to keep undo_memory; run the transaction again");
   // The pages of a dropped tree stay while this snapshot is older than the drop.
@@ -79,6 +79,7 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
   // A long value that will be replaced is its own before-image: read it while it is locked.
   if (c.live && btree::is_overflow(r->tag) && !want_value) {
     auto again = t->tree.get(key, &value);
+    if (t->gone_at(tree_view())) return std::unexpected(dropped_tree(*t));
     if (!again) return std::unexpected(again.error());
   }
   c.value = std::move(value);
@@ -120,8 +121,10 @@ Result<void> TransactionState::settle(Write& w, LockWait wait) {
   KESSAI_ASSIGN(c, lock_and_read(w.tree, w.key, false, true, wait));
   if (w.insert && c.live) {
     answered(c.page_lsn);
-    if (isolation_ == Isolation::read_committed)
+    if (isolation_ == Isolation::read_committed) {
+      KESSAI_TRY(store_->wait_seen(btree::tag_lsn(c.tag)));
       return exists(*w.tree, w.key, btree::tag_lsn(c.tag));
+    }
     return conflict(*w.tree, w.key, btree::tag_lsn(c.tag));
   }
   w.deferred = false;
@@ -179,6 +182,7 @@ Result<void> TransactionState::insert(const TreePtr& t, std::string_view key,
     if (!r) return failed(r.error());
     answered_ = true;
     if (r->found) {
+      if (auto ok = store_->wait_seen(r->lsn); !ok) return failed(ok.error());
       if (existing != nullptr) *existing = std::move(found);
       return exists(*t, key, r->lsn);
     }
@@ -189,14 +193,14 @@ Result<void> TransactionState::insert(const TreePtr& t, std::string_view key,
   // snapshot: for it a newer row is a conflict.
   auto c = lock_and_read(t, key, true, isolation_ == Isolation::serializable, wait);
   if (!c) return failed(c.error());
+  answered(c->page_lsn);  // that it is there, or not, is an answer (I7)
   if (!c->live) {
     // Deleted behind the snapshot's back: it would see the old row beside its own.
     if (conflicts(c->tag)) return failed(conflict(*t, key, btree::tag_lsn(c->tag)).error());
     write(t, key, std::move(*c), false, value);
     return {};
   }
-  // I7: an error that carries a row waits until what it saw is durable.
-  answered(c->page_lsn);
+  // An error that carries a row waits until what it saw is durable.
   if (auto ok = store_->wait_seen(btree::tag_lsn(c->tag)); !ok) return failed(ok.error());
   if (existing != nullptr) *existing = std::move(c->value);
   return exists(*t, key, btree::tag_lsn(c->tag));
@@ -222,7 +226,7 @@ Result<void> TransactionState::remove(const TreePtr& t, std::string_view key, Lo
   }
   auto c = lock_and_read(t, key, false, true, wait);
   if (!c) return failed(c.error());
-  answered(c->live ? 0 : c->page_lsn);
+  answered(c->page_lsn);
   if (!c->live) return fail(Code::not_found);
   write(t, key, std::move(*c), true, {});
   return {};

@@ -138,6 +138,12 @@ void futex_wake(const std::atomic<std::uint32_t>& word, int count) {
 
 void yield_thread() noexcept { ::sched_yield(); }
 
+unsigned thread_serial() noexcept {
+  static std::atomic<unsigned> next{1};
+  static thread_local const unsigned kMine = next.fetch_add(1, std::memory_order_relaxed);
+  return kMine;
+}
+
 unsigned thread_index() noexcept {
   if (t_index == kNoIndex) {
     static thread_local IndexHolder holder;

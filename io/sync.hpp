@@ -114,6 +114,8 @@ void yield_thread() noexcept;
 
 /// A small dense index of the calling thread, for per-thread slots (reused after thread exit).
 [[nodiscard]] unsigned thread_index() noexcept;
+/// A number of the calling thread that no other thread of the process ever has, from 1.
+[[nodiscard]] unsigned thread_serial() noexcept;
 /// Process id, for refusing use in a forked child.
 [[nodiscard]] int process_id() noexcept;
 

@@ -376,7 +376,7 @@ inline Result<LockTable::Taken> LockTable::take(LockSet& mine, const Request& r,
 Result<bool> LockTable::acquire(LockSet& mine, TreeId tree, std::string_view key, LockMode mode,
                                 std::uint64_t timeout_ns) {
   const Request r{.owner = mine.owner_,
-                  .thread = io::thread_index(),
+                  .thread = io::thread_serial(),
                   .mode = mode,
                   .kind = LockKind::record,
                   .id = record_id(tree, key),
@@ -393,7 +393,7 @@ Result<bool> LockTable::acquire(LockSet& mine, TreeId tree, std::string_view key
 Result<bool> LockTable::acquire_named(LockSet& mine, std::string_view name, LockMode mode,
                                       std::uint64_t timeout_ns) {
   const Request r{.owner = mine.owner_,
-                  .thread = io::thread_index(),
+                  .thread = io::thread_serial(),
                   .mode = mode,
                   .kind = LockKind::named,
                   .id = name_id(name),
@@ -443,7 +443,7 @@ Result<bool> LockTable::acquire_range(LockSet& mine, TreeId tree, std::string_vi
   if (KESSAI_MUTANT(gap_lock_missing) || (to && from >= *to)) return false;
   std::size_t intervals = 0;
   const Request r{.owner = mine.owner_,
-                  .thread = io::thread_index(),
+                  .thread = io::thread_serial(),
                   .mode = LockMode::shared,
                   .kind = LockKind::range,
                   .id = 0,

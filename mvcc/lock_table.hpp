@@ -127,7 +127,7 @@ class LockTable {
   struct Holder {
     OwnerId owner{};
     LockMode mode{};
-    unsigned thread = 0;  ///< io::thread_index() of the owner when it took the lock
+    unsigned thread = 0;  ///< io::thread_serial() of the owner when it took the lock
   };
   struct Waiting {
     OwnerId owner{};

@@ -29,7 +29,13 @@ bool LogImpl::try_lead() noexcept {
 void LogImpl::stop_leading() {
   leading_.store(false, std::memory_order_seq_cst);
   pass_baton();
-  run_callbacks();
+  callbacks_due();
+}
+
+void LogImpl::callbacks_due() {
+  if (!options_.on_callbacks_due) return run_callbacks();
+  const Lsn first = callback_min_.load(std::memory_order_seq_cst);
+  if (first <= kMaxLsn && (first <= durable_lsn() || poisoned())) options_.on_callbacks_due();
 }
 
 void LogImpl::pass_baton() {

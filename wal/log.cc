@@ -192,7 +192,7 @@ Lsn LogImpl::low() const {
 
 void LogImpl::poison(const Error& why) {
   poison_waiters(why);
-  run_callbacks();
+  callbacks_due();
 }
 
 void LogImpl::poison_waiters(const Error& why) {

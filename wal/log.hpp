@@ -80,6 +80,10 @@ struct LogOptions {
   /// runs a checkpoint inline (Env::background false) or nudges the checkpointer. May call
   /// recycle_below().
   std::function<void()> on_log_full;
+  /// Called when callbacks of on_durable() have become due, from whatever thread found it out,
+  /// which may be in the middle of something: it must only take note and have run_callbacks()
+  /// called elsewhere. Null: that thread calls them itself once it leads no more.
+  std::function<void()> on_callbacks_due;
 };
 
 inline constexpr std::uint64_t kWindow = 16u << 20;  ///< W of I9, in LSN bytes; >= ring_bytes
@@ -181,6 +185,8 @@ class Log {
   /// Calls `fn` once lsn is durable or the log is poisoned; at once when it already is. Called
   /// outside all locks, after the leader role was given up.
   virtual void on_durable(Lsn lsn, std::function<void(Result<void>)> fn) = 0;
+  /// Calls the due callbacks of on_durable() on this thread, which must hold nothing.
+  virtual void run_callbacks() = 0;
   /// Background upkeep, called every few ms by one thread: flushes relaxed commits older than the
   /// flush interval, writes the idle hint, prepares spare segments. Never fails: errors poison.
   virtual void tick() = 0;

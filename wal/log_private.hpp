@@ -69,6 +69,7 @@ class LogImpl final : public Log {
   Result<void> wait_durable(Lsn lsn) override;
   Lsn poll() override;
   void on_durable(Lsn lsn, std::function<void(Result<void>)> fn) override;
+  void run_callbacks() override;
   void tick() override;
   void recycle_below(Lsn low) override;
   std::uint64_t bytes_since(Lsn from) const override;
@@ -136,7 +137,7 @@ class LogImpl final : public Log {
   void wake_landed_led();
   bool hint_fits_led();
   void want(Lsn lsn) noexcept;
-  void run_callbacks();
+  void callbacks_due();
 
   // space.cc
   std::uint64_t available_blocks() const KESSAI_REQUIRES(mutex_);

@@ -13,9 +13,11 @@
 ///  * No exception leaves the library; every wait is bounded; nothing is printed.
 ///
 /// Threads: Database and Tree may be used from any number of threads at once. A Transaction or
-/// Cursor belongs to one thread at a time. Lifetime: Trees, Transactions, Cursors and tickets keep
-/// the database's internals alive but answer `closed_handle` after it was closed.
-/// Using any handle in a forked child answers `closed_handle`.
+/// Cursor belongs to one thread at a time. Two transactions of one thread that meet on a lock get
+/// `self_deadlock`, since the thread could never go on; a lock counts for the thread that took it,
+/// so a transaction that holds locks is best finished where it was begun. Lifetime: Trees,
+/// Transactions, Cursors and tickets keep the database's internals alive but answer `closed_handle`
+/// after it was closed. Using any handle in a forked child answers `closed_handle`.
 #pragma once
 
 #include <cstdint>
@@ -106,8 +108,9 @@ class CommitTicket {
   [[nodiscard]] bool ready() const;
   /// Waits until durable. `unknown_outcome` when the log failed: ask again after reopening.
   [[nodiscard]] Result<void> wait() const;
-  /// Calls `fn` once durable (or failed), on some thread of the engine or at once when it already
-  /// is. `fn` must not throw and must not call wait() on other tickets.
+  /// Calls `fn` once durable (or failed), on a thread of the engine that is there for this, or at
+  /// once when it already is. `fn` must not throw and must not close the database; while it runs,
+  /// other callbacks wait.
   void on_durable(std::function<void(Result<void>)> fn) const;
 
  private:
@@ -202,7 +205,8 @@ class Transaction {
 
   /// Calls `fn` once the commit is durable, never if it is rolled back or its outcome unknown. On
   /// the committing thread, or for commit_async on the thread that finds it durable. In the order
-  /// given. What `fn` throws goes to Options::log_sink. A crash between durability and the call
+  /// given, after everything the commit held is released. It may use the database, but must not
+  /// close it. What `fn` throws goes to Options::log_sink. A crash between durability and the call
   /// loses the call: what must not be lost belongs into a row.
   [[nodiscard]] Result<void> on_commit(std::function<void(Lsn)> fn);
 
@@ -340,6 +344,8 @@ class Database {
   [[nodiscard]] Result<void> close();
 
   [[nodiscard]] Result<Tree> tree(std::string_view name, const TreeOptions& options = {});
+  /// Waits for commits under way, not for open transactions: those that use the tree get
+  /// `tree_not_found` from then on. Trees come and go outside isolation levels.
   [[nodiscard]] Result<void> drop_tree(std::string_view name);
   [[nodiscard]] Result<std::vector<std::string>> tree_names();
   [[nodiscard]] Result<TreeInfo> tree_info(const Tree& tree);  ///< walks the whole tree
@@ -347,7 +353,9 @@ class Database {
   [[nodiscard]] Result<Transaction> begin(const BeginOptions& options = {});
   [[nodiscard]] Result<Transaction> read_only();
 
-  // One-call forms. Reads see every durably acknowledged commit. They wait for nothing.
+  // One-call forms. Reads see every durably acknowledged commit. MVCC build: reads wait for
+  // nothing. S2PL build: they wait for locks, as transactions of one call, and until what they
+  // answer is durable; a scan keeps its range locks until the cursor goes.
   [[nodiscard]] Result<std::string> get(const Tree& tree, std::string_view key);
   [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
   /// Looks up `keys` with interleaved descents and batched reads; `out[i]` answers `keys[i]`.
