@@ -222,14 +222,14 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
         stream);
   }
   Published published(certifier_, writes.all());
-  // An early look: a conflict that shows already costs no log.
-  if (validate != nullptr) {
-    validate->reads->seal();
-    KESSAI_TRY(this->validate(*validate, published.ticket(), kMaxLsn));
-  }
   wal::Log::Reservation at;
   std::uint64_t hold = 0;
   const bool large = wal::kRecordHeader + stream.size() > log_->max_record();
+  if (validate != nullptr) {
+    validate->reads->seal();
+    // An early look for large commits: a conflict that shows already costs no log.
+    if (large) KESSAI_TRY(this->validate(*validate, published.ticket(), kMaxLsn));
+  }
   if (large) {
     KESSAI_ASSIGN(closed, append_parts(stream, hold, record));
     at = closed;

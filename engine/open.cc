@@ -383,6 +383,17 @@ Result<void> Store::close() {
   for (std::size_t i = 0; uses_ && i < kUseSlots; ++i) {
     while (uses_[i].count.load(std::memory_order_seq_cst) != 0) io::yield_thread();
   }
+  for (bool busy = true; busy; io::yield_thread()) {
+    busy = false;
+    std::vector<TransactionState*> open;
+    registry_.visit([&](TransactionState& t) {
+      if (t.claim())
+        open.push_back(&t);
+      else
+        busy = busy || t.in_call();
+    });
+    for (TransactionState* t : open) t->expire(Code::closed_handle);
+  }
   {
     io::MutexLock lock(wake_mutex_);
     stop_ = true;
@@ -396,12 +407,6 @@ Result<void> Store::close() {
   log_thread_.join();
   checkpoint_thread_.join();
   hook_thread_.join();
-  // Nobody is inside a call: what is open is idle.
-  std::vector<TransactionState*> open;
-  registry_.visit([&](TransactionState& t) {
-    if (t.claim()) open.push_back(&t);
-  });
-  for (TransactionState* t : open) t->expire(Code::closed_handle);
   Result<void> ok;
   if (log_ != nullptr && pages_ != nullptr) {
     ok = writable();

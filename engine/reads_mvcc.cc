@@ -16,7 +16,7 @@ namespace kessai::engine {
 void TransactionState::begin_view() {
   // Where validation starts to look is read before the snapshot is taken.
   if (isolation_ == Isolation::serializable && !options_.read_only) {
-    certify_ = std::make_unique<Certify>();
+    certify_.emplace();
     certify_->start = store_->certifier().begin();
   }
   live_ = store_->begin_snapshot(options_.read_only, options_.at_least);

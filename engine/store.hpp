@@ -191,6 +191,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] const std::shared_ptr<const int>& token() const noexcept { return token_; }
   /// Whether a tree handle is one of this store's.
   [[nodiscard]] Result<void> owns(const TreeState* t) const;
+  [[nodiscard]] bool closing() const noexcept { return closed_.load(std::memory_order_seq_cst); }
   [[nodiscard]] bool in_forked_child() const noexcept { return process_ != io::process_id(); }
   [[nodiscard]] const Options& options() const noexcept { return options_; }
   [[nodiscard]] mvcc::LockTable& locks() noexcept { return *locks_; }

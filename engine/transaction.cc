@@ -49,15 +49,14 @@ void TransactionState::end(Code why) noexcept {
 }
 
 TransactionState::Call::Call(TransactionState& txn, const char* name, const TreeState* t,
-                             bool with_tree)
-    : use_(*txn.store_) {
+                             bool with_tree) {
   if (txn.store_->in_forked_child()) {
     ok = fail(Code::closed_handle, "this store was opened by the parent process");
     return;
   }
   for (;;) {
     std::uint32_t was = kIdle;
-    if (txn.phase_.compare_exchange_strong(was, kBusy, std::memory_order_acquire)) break;
+    if (txn.phase_.compare_exchange_strong(was, kBusy, std::memory_order_seq_cst)) break;
     if (was == kExpiring) {
       io::yield_thread();
       continue;
@@ -71,7 +70,7 @@ TransactionState::Call::Call(TransactionState& txn, const char* name, const Tree
   txn_ = &txn;
   txn.last_call_.store(name, std::memory_order_relaxed);
   txn.thread_.store(io::thread_serial(), std::memory_order_relaxed);
-  if (!use_) {
+  if (txn.store_->closing()) {
     ok = fail(Code::closed_handle, "the store is closed");
   } else if (with_tree) {
     ok = txn.store_->owns(t);
@@ -254,7 +253,7 @@ bool TransactionState::claim_if_expired(std::uint64_t now_ns) {
 
 bool TransactionState::claim() {
   std::uint32_t idle = kIdle;
-  return phase_.compare_exchange_strong(idle, kExpiring, std::memory_order_acquire);
+  return phase_.compare_exchange_strong(idle, kExpiring, std::memory_order_seq_cst);
 }
 
 void TransactionState::expire(Code why) { end(why); }

@@ -5,7 +5,9 @@
 // also when a call fails for good (conflict, deadlock, a snapshot that was given up) or when it
 // idles or grows too old: then everything is released at once, so that others go on, and later
 // calls say why. The one who moves it from idle to busy (one CAS) may touch it: its own thread for
-// a call, or the upkeep thread to end it.
+// a call, or the upkeep thread to end it. Being busy also keeps the store open, as Store::Use does:
+// a call announces itself, then looks at the store's flag; close() sets the flag, then looks at all
+// registered transactions (all seq_cst).
 //
 // Threads: one at a time, but for expire() and info(), which any thread may call through the
 // registry.
@@ -86,7 +88,6 @@ class TransactionState {
 
    private:
     TransactionState* txn_ = nullptr;  ///< null: refused
-    Store::Use use_;
   };
   [[nodiscard]] const mvcc::Snapshot& snapshot() const noexcept { return live_.snapshot(); }
   [[nodiscard]] bool killed() const noexcept { return live_.killed() && !judge_current_; }
@@ -123,6 +124,9 @@ class TransactionState {
   [[nodiscard]] bool claim_if_expired(std::uint64_t now_ns);
   /// Claims it if no call is under way.
   [[nodiscard]] bool claim();
+  [[nodiscard]] bool in_call() const noexcept {
+    return phase_.load(std::memory_order_seq_cst) == kBusy;
+  }
   void expire(Code why);
   [[nodiscard]] TransactionInfo info(std::uint64_t now_ns) const;
 
@@ -183,7 +187,7 @@ class TransactionState {
   mvcc::Snapshots::Live live_;
   mvcc::LockSet locks_;
   WriteSet writes_;
-  std::unique_ptr<Certify> certify_;
+  std::optional<Certify> certify_;
   struct Mark {
     std::size_t writes, hooks;
     std::uint64_t serial;
