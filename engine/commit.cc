@@ -133,7 +133,6 @@ Result<void> Store::validate(const Validate& v, mvcc::Certifier::Ticket mine, Ls
 
 Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate* validate) {
   KESSAI_TRY(writable());
-  if (unrecorded_.load(std::memory_order_acquire)) KESSAI_TRY(record_generation());
   relieve_undo();
   auto& sorted = writes.sorted();
   TreeHolds holds;

@@ -248,10 +248,7 @@ Result<void> Store::open_files() {
   log_ = std::move(log);
   pages_->attach_log(log_.get());
   KESSAI_TRY(settle_roots());
-  unrecorded_.store(used_generation_ != 0, std::memory_order_release);
-  // On a full disk the store opens all the same; the first commit tries again.
-  if (auto recorded = record_generation(); !recorded && recorded.error() != Code::disk_full)
-    return recorded;
+  KESSAI_TRY(record_generation());
   step_versions();
   return {};
 }

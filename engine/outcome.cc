@@ -92,8 +92,7 @@ std::string Store::history_key(std::uint64_t generation) {
 }
 
 Result<void> Store::record_generation() {
-  const io::MutexLock lock(history_mutex_);
-  if (!unrecorded_.load(std::memory_order_relaxed)) return {};
+  if (used_generation_ == 0) return {};
   const std::string key = history_key(used_generation_);
   std::string value(sizeof used_end_, '\0');
   std::memcpy(value.data(), &used_end_, sizeof used_end_);
@@ -103,7 +102,7 @@ Result<void> Store::record_generation() {
   wal::finish_record(record);
   btree::LeafHint hint;
   KESSAI_ASSIGN(pin, catalog_tree_->tree.pin_leaf(key, hint));
-  // Urgent: a store on a full disk must open.
+  // Urgent: a store on a full disk must open. There is a margin that only this and deletes get.
   KESSAI_TRY(pages_->claim(btree::Tree::kClaimPerChange, true));
   auto at = log_->reserve(record.size());
   Result<void> ok;
@@ -121,7 +120,6 @@ Result<void> Store::record_generation() {
     ok = std::unexpected(at.error());
   }
   pages_->unclaim(btree::Tree::kClaimPerChange);
-  if (ok) unrecorded_.store(false, std::memory_order_release);
   return ok;
 }
 

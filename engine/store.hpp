@@ -20,9 +20,9 @@
 // freeing) and "kessai-hook" (functions of the application that wait for durable commits); with
 // Env::background == false their work is done in small steps at the end of commits, so that a test
 // is deterministic.
-// Lock order: ddl_mutex_ > history_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ >
-// everything in mvcc, btree and wal; relief_mutex_ > everything in mvcc. No page latch is held
-// while any of these is taken.
+// Lock order: ddl_mutex_ > upkeep_mutex_ > checkpoint_mutex_ > trees_mutex_ > everything in mvcc,
+// btree and wal; relief_mutex_ > everything in mvcc. No page latch is held while any of these is
+// taken.
 #pragma once
 
 #include <atomic>
@@ -253,7 +253,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// Catalog keys from here on belong to the history of generations: no name is that long.
   [[nodiscard]] static std::string history_prefix();
   [[nodiscard]] static std::string history_key(std::uint64_t generation);
-  /// Writes where the generation before this one ended, unless that is written.
+  /// First commit of a generation: writes where the last one before it ended.
   [[nodiscard]] Result<void> record_generation();
   /// Where `generation` ended, if it left anything.
   [[nodiscard]] Result<std::optional<Lsn>> generation_end(std::uint64_t generation);
@@ -325,10 +325,6 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   io::Mutex ddl_mutex_;
   std::uint32_t next_tree_ KESSAI_GUARDED_BY(ddl_mutex_) = 3;
-
-  io::Mutex history_mutex_;
-  /// The history lacks `used_generation_`; no commit goes before it is written.
-  std::atomic<bool> unrecorded_{false};
 
   io::Mutex checkpoint_mutex_;
 
