@@ -194,7 +194,7 @@ TEST(Outcome, RefusesWhatIsNoTokenOfThisStore) {
   ASSERT_TRUE(p.open());
   commit(p, "3", Durability::durable, kept);
   compare(p, kept);
-  const auto refused = [&](CommitToken t) {
+  const auto refused = [&](const CommitToken& t) {
     const auto r = db(p).outcome(t);
     return !r && r.error() == Code::invalid_argument && !r.error().detail().what.empty();
   };

@@ -19,7 +19,7 @@ namespace kessai {
 namespace {
 
 class RunTransaction : public testing::Test {
- protected:
+ public:
   RunTransaction() { open(false); }
   ~RunTransaction() override {
     if (!db) return;

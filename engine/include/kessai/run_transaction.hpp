@@ -89,16 +89,16 @@ class Joined {
 [[nodiscard]] Error thrown();
 
 template <class T>
-inline constexpr bool is_result = false;
+inline constexpr bool kIsResult = false;
 template <class T>
-inline constexpr bool is_result<std::expected<T, Error>> = true;
+inline constexpr bool kIsResult<std::expected<T, Error>> = true;
 
 template <class Fn>
 using AnswerOf = std::invoke_result_t<Fn&, Transaction&>;
 
 template <class Fn>
 AnswerOf<Fn> call(Fn& fn, Transaction& transaction) {
-  static_assert(is_result<AnswerOf<Fn>>, "fn takes a Transaction& and answers a kessai::Result");
+  static_assert(kIsResult<AnswerOf<Fn>>, "fn takes a Transaction& and answers a kessai::Result");
   try {
     return std::invoke(fn, transaction);
   } catch (...) {
