@@ -79,7 +79,7 @@ LockTable::Graph::Search LockTable::Graph::expand(Waiter& w, Waiter& me) {
   blockers_.clear();
   {
     io::MutexLock guard(w.domain.mutex);
-    w.domain.blockers(w, me, blockers_);
+    w.domain.blockers(w, blockers_);
   }
   for (const Blocker& b : blockers_) {
     if (b.owner == me.want.owner) {

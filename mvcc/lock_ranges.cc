@@ -192,8 +192,7 @@ void LockTable::Bucket::leave(Waiter& w, Wakes& wakes) {
   move_up(tree, wakes);
 }
 
-void LockTable::Bucket::blockers(const Waiter& w, const Waiter& /*me*/,
-                                 std::vector<Blocker>& out) const {
+void LockTable::Bucket::blockers(const Waiter& w, std::vector<Blocker>& out) const {
   if (!w.waiting()) return;
   trees.at(w.want.tree).each_blocker(w.want, &w, [&](OwnerId owner, unsigned thread, bool holds) {
     out.push_back({.owner = owner, .thread = thread, .holds = holds});

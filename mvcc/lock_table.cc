@@ -23,10 +23,6 @@ std::uint64_t name_id(std::string_view name) noexcept {
   return record_hash(TreeId{}, name) | kNamedBit;
 }
 
-bool conflict(LockMode a, LockMode b) noexcept {
-  return a == LockMode::exclusive || b == LockMode::exclusive;
-}
-
 }  // namespace
 
 // ---- LockSet ----
@@ -259,11 +255,10 @@ bool LockTable::Shard::holds(std::uint64_t id, OwnerId owner, LockMode mode) con
   return lock.id == id && lock.held_by(owner) && (mode == LockMode::shared || lock.exclusive != 0);
 }
 
-// An exclusive waiter waits for all holders. Those in front of it wait for the same holders and for
-// nobody else, so they add nothing that can be reached. A shared waiter reaches everybody through
-// the last exclusive one in front of it.
-void LockTable::Shard::blockers(const Waiter& w, const Waiter& me,
-                                std::vector<Blocker>& out) const {
+// An exclusive waiter waits for all holders, and so do the exclusive ones in front of it; shared
+// ones there wait for one of those. So a shared waiter needs one exclusive in front of it, and an
+// exclusive one nobody.
+void LockTable::Shard::blockers(const Waiter& w, std::vector<Blocker>& out) const {
   if (!w.waiting()) return;
   const Lock& lock = place(w.want.id);
   const bool exclusive = w.want.mode == LockMode::exclusive;
@@ -271,19 +266,13 @@ void LockTable::Shard::blockers(const Waiter& w, const Waiter& me,
     if (owner != w.want.owner && (exclusive || lock.exclusive != 0))
       out.push_back({.owner = owner, .thread = thread, .holds = true});
   });
-  const auto in_front = [&](const Waiter& x) {
-    out.push_back({.owner = x.want.owner, .thread = x.want.thread, .holds = false});
-  };
-  const Waiter* last_exclusive = nullptr;
-  bool me_in_front = false;
-  if (!exclusive || (&me != &w && me.want.id == w.want.id))
-    lock.queue.each_until(&w, [&](const Waiter& x) {
-      if (x.want.mode == LockMode::exclusive) last_exclusive = &x;
-      if (&x == &me && conflict(x.want.mode, w.want.mode)) me_in_front = true;
-      return true;
-    });
-  if (me_in_front) in_front(me);
-  if (!exclusive && last_exclusive != nullptr && last_exclusive != &me) in_front(*last_exclusive);
+  if (exclusive) return;
+  for (const Waiter* x = &w; x != lock.queue.first();) {
+    x = x->before;
+    if (x->want.mode != LockMode::exclusive) continue;
+    out.push_back({.owner = x->want.owner, .thread = x->want.thread, .holds = false});
+    return;
+  }
 }
 
 void LockTable::Shard::views(std::uint64_t now, std::vector<View>& out) const {

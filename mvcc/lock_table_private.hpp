@@ -187,9 +187,9 @@ struct LockTable::Domain {
   virtual void enqueue(Waiter& w) KESSAI_REQUIRES(mutex) = 0;
   /// Takes `w` out of its queue; those behind it move up.
   virtual void leave(Waiter& w, Wakes& wakes) KESSAI_REQUIRES(mutex) = 0;
-  /// Whom `w` waits for; of those in front of it only so many that the others are reached through
-  /// them, and in any case `me`.
-  virtual void blockers(const Waiter& w, const Waiter& me, std::vector<Blocker>& out) const
+  /// Whom `w` waits for. Left out may be those in front of it through whom nobody is reached that
+  /// is not reached without them: in a cycle that goes through them there is a shorter one.
+  virtual void blockers(const Waiter& w, std::vector<Blocker>& out) const
       KESSAI_REQUIRES(mutex) = 0;
   virtual std::uint64_t held() const KESSAI_REQUIRES(mutex) = 0;
 
@@ -244,8 +244,7 @@ struct alignas(64) LockTable::Shard final : Domain {
   Taken take(const Request& r) override KESSAI_REQUIRES(mutex);
   void enqueue(Waiter& w) override KESSAI_REQUIRES(mutex);
   void leave(Waiter& w, Wakes& wakes) override KESSAI_REQUIRES(mutex);
-  void blockers(const Waiter& w, const Waiter& me, std::vector<Blocker>& out) const override
-      KESSAI_REQUIRES(mutex);
+  void blockers(const Waiter& w, std::vector<Blocker>& out) const override KESSAI_REQUIRES(mutex);
   std::uint64_t held() const override KESSAI_REQUIRES(mutex) { return used; }
   Taken take_now(const Request& r) KESSAI_REQUIRES(mutex);
   void release(std::uint64_t id, OwnerId owner, Wakes& wakes) KESSAI_REQUIRES(mutex);
@@ -317,8 +316,7 @@ struct alignas(64) LockTable::Bucket final : Domain {
   Taken take(const Request& r) override KESSAI_REQUIRES(mutex);
   void enqueue(Waiter& w) override KESSAI_REQUIRES(mutex);
   void leave(Waiter& w, Wakes& wakes) override KESSAI_REQUIRES(mutex);
-  void blockers(const Waiter& w, const Waiter& me, std::vector<Blocker>& out) const override
-      KESSAI_REQUIRES(mutex);
+  void blockers(const Waiter& w, std::vector<Blocker>& out) const override KESSAI_REQUIRES(mutex);
   std::uint64_t held() const override KESSAI_REQUIRES(mutex);
   void release(TreeId tree, OwnerId owner, Wakes& wakes) KESSAI_REQUIRES(mutex);
   /// A waiting range request is listed at the record locks in its way, a waiting writer at the

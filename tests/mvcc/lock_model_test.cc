@@ -282,7 +282,7 @@ class LockModel : public LockFixture, public testing::WithParamInterface<bool> {
 
   /// Lets the table reach what the reference says, following its deadlocks. False: it does not.
   bool catch_up() {
-    for (int patience = 0; patience < 2'000'000; ++patience) {
+    for (int patience = 0; patience < 200'000; ++patience) {
       follow_deadlocks();
       if (HasFailure()) return false;
       bool same = !reference_.cyclic();
