@@ -255,9 +255,8 @@ bool LockTable::Shard::holds(std::uint64_t id, OwnerId owner, LockMode mode) con
   return lock.id == id && lock.held_by(owner) && (mode == LockMode::shared || lock.exclusive != 0);
 }
 
-// An exclusive waiter waits for all holders, and so do the exclusive ones in front of it; shared
-// ones there wait for one of those. So a shared waiter needs one exclusive in front of it, and an
-// exclusive one nobody.
+// An exclusive waiter waits for all holders, which is all that those in front of it wait for: in a
+// cycle through one of them there is a shorter one without it.
 void LockTable::Shard::blockers(const Waiter& w, std::vector<Blocker>& out) const {
   if (!w.waiting()) return;
   const Lock& lock = place(w.want.id);
@@ -267,12 +266,11 @@ void LockTable::Shard::blockers(const Waiter& w, std::vector<Blocker>& out) cons
       out.push_back({.owner = owner, .thread = thread, .holds = true});
   });
   if (exclusive) return;
-  for (const Waiter* x = &w; x != lock.queue.first();) {
-    x = x->before;
-    if (x->want.mode != LockMode::exclusive) continue;
-    out.push_back({.owner = x->want.owner, .thread = x->want.thread, .holds = false});
-    return;
-  }
+  lock.queue.each_until(&w, [&](const Waiter& x) {
+    if (x.want.mode == LockMode::exclusive)
+      out.push_back({.owner = x.want.owner, .thread = x.want.thread, .holds = false});
+    return true;
+  });
 }
 
 void LockTable::Shard::views(std::uint64_t now, std::vector<View>& out) const {

@@ -13,7 +13,8 @@
 //
 // Why no deadlock is missed: a cycle has a last member to register, and its search sees the others
 // registered and enqueued. Edges that appear later come from owners that do not wait (they will
-// search when they do); a grant turns an edge to an earlier waiter into one to a holder.
+// search when they do); a grant turns an edge to an earlier waiter into one to a holder. A waiter
+// that dies in its own search leaves no cycle behind: those it is not in were there before it.
 // Why a cycle found is real: its members wait, all through the search (only the searcher could
 // let them start another wait), so none can have given anything back. One may time out meanwhile;
 // then a victim dies that could have lived.
@@ -187,8 +188,8 @@ struct LockTable::Domain {
   virtual void enqueue(Waiter& w) KESSAI_REQUIRES(mutex) = 0;
   /// Takes `w` out of its queue; those behind it move up.
   virtual void leave(Waiter& w, Wakes& wakes) KESSAI_REQUIRES(mutex) = 0;
-  /// Whom `w` waits for. Left out may be those in front of it through whom nobody is reached that
-  /// is not reached without them: in a cycle that goes through them there is a shorter one.
+  /// Whom `w` waits for, each directly: to reach one only through another waiter would miss it
+  /// while that other is not registered yet. Left out may be waiters whose blockers are all listed.
   virtual void blockers(const Waiter& w, std::vector<Blocker>& out) const
       KESSAI_REQUIRES(mutex) = 0;
   virtual std::uint64_t held() const KESSAI_REQUIRES(mutex) = 0;

@@ -318,8 +318,9 @@ TEST_F(LockTableTest, AnotherThreadMayReleaseForAnOwner) {
   EXPECT_EQ(table_.counters().held, 1u);
 }
 
-// Readers and writers of few keys, some impatient: writers are alone, readers see no writer, no
-// wake-up is lost (else somebody would wait for an hour) and nothing stays behind.
+// Readers and writers of few keys in any order, some impatient: writers are alone, readers see no
+// writer, no wake-up or deadlock is missed (else somebody would wait for an hour) and nothing stays
+// behind.
 TEST(LockTableStress, ManyThreadsLeaveTheCountersAtZero) {
   const std::uint64_t seed = seed_or(4711);
   SCOPED_TRACE("KESSAI_SEED=" + std::to_string(seed));
