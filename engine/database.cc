@@ -124,7 +124,7 @@ Result<bool> Transaction::update_if(const Tree& tree, std::string_view key, cons
                                     LockWait wait) {
   return state_ ? state_->update_if(tree.state_, key, update, wait) : closed();
 }
-Cursor Transaction::scan(const Tree& tree, Range range) {
+Cursor Transaction::scan(const Tree& tree, const Range& range) {
   if (!state_) return Cursor(std::make_unique<engine::CursorState>(closed().error()));
   return Cursor(
       std::make_unique<engine::CursorState>(state_->store(), tree.state_, range, state_.get()));
@@ -137,7 +137,7 @@ Result<void> Transaction::lock_named(std::string_view name, LockMode mode, LockW
   return state_ ? state_->lock_named(name, mode, wait) : closed();
 }
 Result<bool> Transaction::try_lock_named(std::string_view name, LockMode mode) {
-  auto taken = lock_named(name, mode, no_wait);
+  auto taken = lock_named(name, mode, kNoWait);
   if (taken) return true;
   // Also in the way of another transaction of this thread: that call does not wait, so cannot hang.
   if (taken.error() == Code::lock_timeout || taken.error() == Code::self_deadlock) return false;
@@ -268,7 +268,7 @@ Result<void> Database::multi_get(const Tree& tree, std::span<const std::string_v
   KESSAI_TRY(store_->owns(tree.state_.get()));
   return store_->multi_get(*tree.state_, keys, out);
 }
-Cursor Database::scan(const Tree& tree, Range range) {
+Cursor Database::scan(const Tree& tree, const Range& range) {
   Result<void> ok = store_ ? store_->owns(tree.state_.get()) : closed();
   if (ok) {
     engine::Store::Use use(*store_);

@@ -29,6 +29,12 @@
 
 namespace kessai::engine {
 
+/// What validation at commit needs (serializable, MVCC build).
+struct Certify {
+  mvcc::ReadSet reads;
+  mvcc::Certifier::Ticket start = 0;
+};
+
 class TransactionState {
  public:
   TransactionState(std::shared_ptr<Store> store, const BeginOptions& options);
@@ -140,12 +146,6 @@ class TransactionState {
     std::string value;  ///< only for long values, or when asked for
     btree::LeafHint hint;
   };
-  /// What validation at commit needs (serializable, MVCC build).
-  struct Certify {
-    mvcc::ReadSet reads;
-    mvcc::Certifier::Ticket start = 0;
-  };
-
   // reads_mvcc.cc, reads_s2pl.cc
   void begin_view();
   /// Called when a call begins: read_committed takes a new snapshot.

@@ -188,8 +188,8 @@ std::string deadlock_dot(const DeadlockInfo& d) {
     // The label is quoted: target_text's own quotes must not end it.
     std::string label = std::string(mode_text(m.wants)) + " " + target_text(printable(m.target));
     std::replace(label.begin(), label.end(), '"', '\'');
-    out += "  t" + id + " -> t" + std::to_string(blocker.transaction) + " [label=\"" + label +
-           "\"];\n";
+    out.append("  t").append(id).append(" -> t").append(std::to_string(blocker.transaction));
+    out.append(" [label=\"").append(label).append("\"];\n");
   }
   return out + "}\n";
 }

@@ -123,7 +123,7 @@ Result<std::uint64_t> Arguments::number(std::string_view option, std::uint64_t o
 }
 
 Result<LockWait> Arguments::wait() const {
-  if (has("--nowait")) return LockWait(no_wait);
+  if (has("--nowait")) return LockWait(kNoWait);
   if (!has("--wait")) return LockWait();
   KESSAI_ASSIGN(ms, number("--wait", 0));
   if (ms > 86'400'000) return fail(Code::invalid_argument, "--wait takes at most a day, in ms");

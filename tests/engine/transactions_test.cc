@@ -271,12 +271,12 @@ TEST_F(Transactions, GetForUpdateLocksPresentAndAbsentKeys) {
     EXPECT_EQ(got.has_value(), key == "a");
     io::Thread other("other", [&] {
       auto t = begin(Isolation::read_committed);
-      EXPECT_EQ(t.get_for_update(main, key, no_wait).error(), Code::lock_timeout);
-      EXPECT_EQ(t.put(main, key, "x", no_wait).error(), Code::lock_timeout);
-      EXPECT_EQ(t.insert(main, key, "x", nullptr, no_wait).error(), Code::lock_timeout);
-      EXPECT_EQ(t.remove(main, key, no_wait).error(), Code::lock_timeout);
+      EXPECT_EQ(t.get_for_update(main, key, kNoWait).error(), Code::lock_timeout);
+      EXPECT_EQ(t.put(main, key, "x", kNoWait).error(), Code::lock_timeout);
+      EXPECT_EQ(t.insert(main, key, "x", nullptr, kNoWait).error(), Code::lock_timeout);
+      EXPECT_EQ(t.remove(main, key, kNoWait).error(), Code::lock_timeout);
       EXPECT_TRUE(t.active());  // nothing happened, it may go on
-      EXPECT_TRUE(t.put(main, "else", "x", no_wait).has_value());
+      EXPECT_TRUE(t.put(main, "else", "x", kNoWait).has_value());
       EXPECT_TRUE(t.commit().has_value());
     });
     other.join();

@@ -148,7 +148,7 @@ TEST(EngineWaits, LocksOfOtherTransactionsAreWaitedFor) {
   ASSERT_TRUE(holder.lock_named("job").has_value());
   io::Thread other("other", [&] {
     auto txn = w.db->begin().value();
-    EXPECT_EQ(txn.put(w.main, "k", "v", no_wait).error(), Code::lock_timeout);
+    EXPECT_EQ(txn.put(w.main, "k", "v", kNoWait).error(), Code::lock_timeout);
     EXPECT_EQ(w.count(Wait::lock_row), 0u);  // a refusal is no wait
     EXPECT_EQ(txn.put(w.main, "k", "v", kShort).error(), Code::lock_timeout);
     EXPECT_EQ(txn.lock_named("job", LockMode::exclusive, kShort).error(), Code::lock_timeout);

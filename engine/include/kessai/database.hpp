@@ -185,7 +185,7 @@ class Transaction {
   /// `write_conflict` as for a write. What `update` throws becomes `callback_failed`.
   [[nodiscard]] Result<bool> update_if(const Tree& tree, std::string_view key, const Update& update,
                                        LockWait wait = {});
-  [[nodiscard]] Cursor scan(const Tree& tree, Range range);
+  [[nodiscard]] Cursor scan(const Tree& tree, const Range& range);
 
   /// Locks all keys as get_for_update would, sorted and each once, so that two such calls never
   /// deadlock with each other.
@@ -362,7 +362,7 @@ class Database {
   /// REQUIRES out.size() >= keys.size().
   [[nodiscard]] Result<void> multi_get(const Tree& tree, std::span<const std::string_view> keys,
                                        std::span<Lookup> out);
-  [[nodiscard]] Cursor scan(const Tree& tree, Range range);
+  [[nodiscard]] Cursor scan(const Tree& tree, const Range& range);
   [[nodiscard]] Result<Lsn> put(const Tree& tree, std::string_view key, std::string_view value,
                                 Durability durability = Durability::durable);
   [[nodiscard]] Result<Lsn> insert(const Tree& tree, std::string_view key, std::string_view value,

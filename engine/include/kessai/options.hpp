@@ -88,7 +88,7 @@ struct TreeOptions {
 
 /// How long a call may wait for locks: nothing = Options::lock_timeout, 0 = do not wait.
 using LockWait = std::optional<std::chrono::milliseconds>;
-inline constexpr std::chrono::milliseconds no_wait{0};
+inline constexpr std::chrono::milliseconds kNoWait{0};
 
 struct BeginOptions {
   Isolation isolation = Isolation::snapshot;
