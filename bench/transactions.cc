@@ -186,7 +186,7 @@ Run::ReaderCosts Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, u
     snapshot_versions_ = check.versions;
     return check.seen;
   };
-  const auto gets = [&](Rng& rng) {
+  const auto read_some = [&](Rng& rng) {
     constexpr std::uint64_t kGets = 256;
     for (std::uint64_t g = 0; g < kGets; ++g) {
       const std::uint64_t i = rng.below(records);
@@ -210,7 +210,7 @@ Run::ReaderCosts Run::read_snapshot(Snapshot& snapshot, std::uint64_t records, u
     if (w.index < writers) return write(w);
     Rng rng = rng_of(w);
     costs.scan = cost_of(scan, [&](double ns) { return ns < seconds * 0.5e9; });
-    costs.get = cost_of([&] { return gets(rng); }, [&](double) { return w.running(); });
+    costs.get = cost_of([&] { return read_some(rng); }, [&](double) { return w.running(); });
   };
   run_section(*engine_, {.threads = writers + 1, .seconds = seconds, .warm = {}, .body = body});
   return costs;

@@ -3,6 +3,7 @@
 #include "kessai/run_transaction.hpp"
 
 #include <algorithm>
+#include <exception>
 
 #include "engine/transaction.hpp"
 #include "io/check.hpp"
@@ -10,7 +11,7 @@
 namespace kessai::engine {
 
 Error thrown() {
-  const auto failed = Store::call_out([] { throw; });
+  const auto failed = Store::call_out([] { std::rethrow_exception(std::current_exception()); });
   return failed ? Error(Code::callback_failed) : failed.error();
 }
 

@@ -474,7 +474,7 @@ Result<LockTable::Taken> LockTable::wait(Domain& domain, const Request& r, const
     ++domain.waiting;
   }
   graph_->enter(w, clock_);
-  sleep(w, timeout_ns);
+  park(w, timeout_ns);
   graph_->exit(w);
   const std::uint64_t waited = clock_.now_ns() - w.start_ns;
   count_wait(w, waited);
@@ -492,7 +492,7 @@ Result<LockTable::Taken> LockTable::wait(Domain& domain, const Request& r, const
 }
 
 // Sleeps in slices, because the clock need not run at the futex's speed (a test's clock).
-void LockTable::sleep(Waiter& w, std::uint64_t timeout_ns) {
+void LockTable::park(Waiter& w, std::uint64_t timeout_ns) {
   constexpr std::uint64_t kSliceNs = 20'000'000;
   // Acquire: pairs with the release store in end(); what the last holder wrote is visible.
   while (w.state.load(std::memory_order_acquire) == Waiter::kWaiting) {

@@ -222,7 +222,7 @@ class LockTable {
   Result<Taken> take(LockSet& mine, const Request& r, std::uint64_t& timeout_ns);
   Result<Taken> wait(Domain& domain, const Request& r, const LockSet& mine,
                      std::uint64_t& timeout_ns);
-  void sleep(Waiter& waiter, std::uint64_t timeout_ns);
+  void park(Waiter& waiter, std::uint64_t timeout_ns);
   void count_wait(const Waiter& waiter, std::uint64_t ns);
   Result<bool> enter_range_map(LockSet& mine, const Request& r, Taken record,
                                std::uint64_t timeout_ns);

@@ -195,7 +195,7 @@ struct LockTable::Domain {
   virtual std::uint64_t held() const KESSAI_REQUIRES(mutex) = 0;
 
   void end(Waiter& w, Waiter::State state, Wakes& wakes) KESSAI_REQUIRES(mutex) {
-    // Release: pairs with the acquire load in sleep(); what the last holder wrote is visible.
+    // Release: pairs with the acquire load in park(); what the last holder wrote is visible.
     --waiting;
     w.state.store(state, std::memory_order_release);
     wakes.add(w);

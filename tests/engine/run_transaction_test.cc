@@ -106,7 +106,7 @@ TEST_F(RunTransaction, ErrorEarlyReturnAndExceptionLeaveNothingOpen) {
   const auto odd = run_transaction(*db, {}, [&](Transaction& txn) -> Result<void> {
     ++runs;
     if (auto ok = txn.put(main, "a", "1"); !ok) return ok;
-    throw 3;  // NOLINT(hicpp-exception-baseclass)
+    throw 3;  // NOLINT(hicpp-exception-baseclass): anything may be thrown
   });
   EXPECT_EQ(odd.error(), Code::callback_failed);
   EXPECT_EQ(runs, 4);
