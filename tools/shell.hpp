@@ -8,10 +8,10 @@
 //     is queued again, and what they answered is printed, in the order in which they had queued.
 //   * A command for a session that is queued is kept, and run when the session is free again.
 //   * What is still open at the end is rolled back.
-// How: a session is queued when Database::locks() shows its thread among the waiters, twice in the
-// same picture. Nothing sleeps for a fixed time; timeouts of lock waits are the engine's.
-// Threads: one at a time may call. Locks: `mutex_` guards the mailboxes of all sessions; nobody
-// holds it while a command runs.
+// How: a session is queued when Database::locks() shows it among the waiters, by transaction or
+// thread, twice in the same picture. Nothing sleeps for a fixed time; timeouts of lock waits are
+// the engine's. Threads: one at a time may call. Locks: `mutex_` guards the mailboxes of all
+// sessions; nobody holds it while a command runs.
 #pragma once
 
 #include <functional>

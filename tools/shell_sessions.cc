@@ -61,7 +61,7 @@ struct Shell::Lane {
   bool working = false;
   bool leave = false;
   bool started = false;
-  unsigned thread_index = 0;
+  unsigned thread_serial = 0;
 
   // The runner's own.
   std::optional<Command> command;  // under way, until its end was printed
@@ -85,7 +85,7 @@ Shell::Shell(Database database, ShellConfig config)
         return std::move(config);
       }()),
       main_(0, db_, config_),
-      main_thread_(io::thread_index()) {}
+      main_thread_(io::thread_serial()) {}
 
 Shell::~Shell() {
   {
@@ -112,7 +112,7 @@ void Shell::serve(Lane& lane) {
   for (;;) {
     {
       const io::MutexLock lock(mutex_);
-      lane.thread_index = io::thread_index();
+      lane.thread_serial = io::thread_serial();
       lane.started = true;
       while (!lane.working && !lane.leave) mail_.wait_for(mutex_, kMailNs);
       if (!lane.working) return;
@@ -322,7 +322,7 @@ std::optional<unsigned> Shell::session_of(std::uint64_t transaction, unsigned th
   // A command without begin has a transaction that nobody knows; its thread tells.
   const io::MutexLock lock(mutex_);
   for (const auto& [number, lane] : lanes_) {
-    if (lane->started && lane->thread_index == thread) return number;
+    if (lane->started && lane->thread_serial == thread) return number;
   }
   if (thread == main_thread_) return 0;
   return std::nullopt;
