@@ -12,13 +12,26 @@
 namespace kessai::engine {
 namespace {
 
-Result<SnapshotRead> read_current(TreeState& t, std::string_view key, std::string* value) {
+/// What must be durable before the answer goes out: the version seen. Where nothing is left of a
+/// row, all that happened to its page.
+Lsn seen_in(const btree::Tree::Record& r) noexcept {
+  return r.present ? btree::tag_lsn(r.tag) : r.page_lsn;
+}
+
+struct Seen {
+  bool found = false;
+  Lsn lsn = 0;   ///< of the row
+  Lsn seen = 0;  ///< I7
+};
+
+/// REQUIRES a lock on the key.
+Result<Seen> read_current(TreeState& t, std::string_view key, std::string* value) {
   auto r = t.tree.get(key, value);
   if (t.gone_at(kMaxLsn)) return std::unexpected(dropped_tree(t));
   if (!r) return std::unexpected(r.error());
-  return SnapshotRead{.found = r->present && !btree::is_ghost(r->tag),
-                      .lsn = btree::tag_lsn(r->tag),
-                      .page_lsn = r->page_lsn};
+  return Seen{.found = r->present && !btree::is_ghost(r->tag),
+              .lsn = btree::tag_lsn(r->tag),
+              .seen = seen_in(*r)};
 }
 
 /// Locks of one call outside a transaction.
@@ -32,7 +45,7 @@ class CallLocks {
     const auto wait = std::max<std::int64_t>(0, store_.options().lock_timeout.count());
     auto taken = store_.locks().acquire(locks_, t.tree.id(), key, mvcc::LockMode::shared,
                                         static_cast<std::uint64_t>(wait) * 1'000'000);
-    if (!taken) return std::unexpected(taken.error());
+    if (!taken) return lock_error(t, taken.error());
     return {};
   }
 
@@ -52,10 +65,10 @@ Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view k
                                                 std::string* value) {
   auto taken = store_->locks().acquire(locks_, t.tree.id(), key, mvcc::LockMode::shared,
                                        lock_timeout_ns({}));
-  if (!taken) return std::unexpected(taken.error());
-  auto r = read_current(t, key, value);
-  if (r) answered(r->page_lsn);
-  return r;
+  if (!taken) return lock_error(t, taken.error());
+  KESSAI_ASSIGN(r, read_current(t, key, value));
+  answered(r.seen);
+  return SnapshotRead{.found = r.found, .lsn = r.lsn, .page_lsn = r.seen};
 }
 
 bool TransactionState::conflicts(std::uint64_t) const noexcept { return false; }
@@ -66,14 +79,14 @@ Lsn TransactionState::tree_view() const noexcept { return kMaxLsn; }
 
 Result<Lsn> Store::get(TreeState& t, std::string_view key, std::string& value) {
   KESSAI_TRY(check_key(key));
-  SnapshotRead r;
+  Seen r;
   {
     CallLocks locks(*this);
     KESSAI_TRY(locks.share(t, key));
     KESSAI_ASSIGN(current, read_current(t, key, &value));
     r = current;
   }
-  KESSAI_TRY(wait_seen(r.page_lsn));
+  KESSAI_TRY(wait_seen(r.seen));
   if (!r.found) return fail(Code::not_found);
   return r.lsn;
 }
@@ -107,7 +120,7 @@ Result<void> Store::multi_get(TreeState& t, std::span<const std::string_view> ke
         o.lsn = o.found ? btree::tag_lsn(record.tag) : 0;
         o.code = status ? Code::not_found : status.error().code();
         if (!o.found) o.value.clear();
-        seen = std::max(seen, record.page_lsn);
+        if (status) seen = std::max(seen, seen_in(record));
       }
     }
   }

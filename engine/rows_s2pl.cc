@@ -23,7 +23,10 @@ Rows::Rows(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree, const 
   txn_ = own_.get();
 }
 
-Rows::~Rows() = default;
+Rows::~Rows() {
+  // Ending it takes mutexes that a thread of the parent may have held when this child was forked.
+  if (own_ && store_->in_forked_child()) static_cast<void>(own_.release());
+}
 
 Result<Range> Rows::next_stretch() {
   Range stretch = left_;
@@ -81,7 +84,7 @@ Result<void> Rows::fill_locked() {
     if (stretch.to) to = *stretch.to;
     auto taken = store_->locks().acquire_range(txn_->locks(), tree_->tree.id(), stretch.from, to,
                                                txn_->lock_timeout_ns({}));
-    if (!taken) return std::unexpected(taken.error());
+    if (!taken) return lock_error(*tree_, taken.error());
     KESSAI_TRY(read(stretch));
     // Outside a transaction each batch is an answer of its own (I7).
     if (own_) KESSAI_TRY(store_->wait_seen(own_->seen()));

@@ -79,6 +79,13 @@ struct SnapshotRead {
   Lsn page_lsn = 0;
 };
 
+/// The lock table knows ids only: its error with the tree's name.
+[[nodiscard]] inline std::unexpected<Error> lock_error(const TreeState& t, const Error& e) {
+  ErrorDetail d = e.detail();
+  d.tree = t.name;
+  return std::unexpected(Error(e.code(), std::move(d)));
+}
+
 class Store final : public std::enable_shared_from_this<Store> {
  public:
   [[nodiscard]] static Result<std::shared_ptr<Store>> open(std::string_view path,

@@ -50,10 +50,8 @@ Result<void> TransactionState::lock_record(const TreeState& t, std::string_view 
                                            LockWait wait) {
   auto taken = store_->locks().acquire(locks_, t.tree.id(), key, mvcc::LockMode::exclusive,
                                        lock_timeout_ns(wait));
-  if (taken) return {};
-  ErrorDetail d = taken.error().detail();
-  d.tree = t.name;  // the lock table knows ids only
-  return std::unexpected(Error(taken.error().code(), std::move(d)));
+  if (!taken) return lock_error(t, taken.error());
+  return {};
 }
 
 Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr& t,
@@ -77,7 +75,7 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
   if (r->present && conflict_on_newer && conflicts(r->tag))
     return conflict(*t, key, btree::tag_lsn(r->tag));
   // A long value that will be replaced is its own before-image: read it while it is locked.
-  if (c.live && btree::is_overflow(r->tag) && !want_value) {
+  if (!kS2pl && c.live && btree::is_overflow(r->tag) && !want_value) {
     auto again = t->tree.get(key, &value);
     if (t->gone_at(tree_view())) return std::unexpected(dropped_tree(*t));
     if (!again) return std::unexpected(again.error());

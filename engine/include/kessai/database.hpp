@@ -8,8 +8,8 @@
 ///  * Nothing damaged is returned as data: reads verify every page against the hash tree of the
 ///    last checkpoint; damage is an error that names file, offset and page.
 ///  * Answers never outrun durability: a read-only snapshot reads what is durable; a read-write
-///    transaction that ends without writes, and an error that carries a row, wait until everything
-///    they saw is durable.
+///    transaction that ends without writes (S2PL build: also a read-only one), and an error that
+///    carries a row, wait until everything they saw is durable.
 ///  * No exception leaves the library; every wait is bounded; nothing is printed.
 ///
 /// Threads: Database and Tree may be used from any number of threads at once. A Transaction or
@@ -355,7 +355,8 @@ class Database {
 
   // One-call forms. Reads see every durably acknowledged commit. MVCC build: reads wait for
   // nothing. S2PL build: they wait for locks, as transactions of one call, and until what they
-  // answer is durable; a scan keeps its range locks until the cursor goes.
+  // answer is durable; a scan keeps its range locks until the cursor goes. All of them can get
+  // lock_timeout, deadlock or, beside a transaction or cursor of the same thread, self_deadlock.
   [[nodiscard]] Result<std::string> get(const Tree& tree, std::string_view key);
   [[nodiscard]] Result<Lsn> get(const Tree& tree, std::string_view key, std::string& value);
   /// Looks up `keys` with interleaved descents and batched reads; `out[i]` answers `keys[i]`.
