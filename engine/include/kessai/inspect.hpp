@@ -21,7 +21,7 @@ struct TransactionInfo {
   std::uint64_t id = 0;  ///< larger = begun later
   Isolation isolation = Isolation::snapshot;
   bool read_only = false;
-  unsigned thread = 0;  ///< small index of the thread that made its last call
+  unsigned thread = 0;  ///< number of the thread that made its last call, from 1
   std::uint64_t snapshot_lsn = 0;
   std::chrono::nanoseconds age{};
   std::chrono::nanoseconds idle{};  ///< since its last call ended; 0 inside a call
