@@ -12,6 +12,7 @@
 // History, which is plain vectors and belongs to one thread.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <span>
@@ -45,10 +46,10 @@ enum class Kind : std::uint8_t {
   read,         ///< get
   locked_read,  ///< get_for_update, what update_if was shown, an insert or remove that found
                 ///< nothing in its way: the current row, which then stays locked
-  exists,  ///< insert refused: the current row, which then stays locked
-  write,   ///< the whole new row
-  remove,  ///< answered as done
-  range,   ///< all rows of [key, to)
+  exists,       ///< insert refused: the current row, which then stays locked
+  write,        ///< the whole new row
+  remove,       ///< answered as done
+  range,        ///< all rows of [key, to)
   savepoint,
   rollback_to,  ///< `first` = number, in the transaction, of its savepoint operation
 };
@@ -123,6 +124,7 @@ class Tape {
     return used_.load(std::memory_order_acquire);
   }
   [[nodiscard]] std::uint32_t room() const noexcept { return capacity_ - size(); }
+  void clear() noexcept { used_.store(0, std::memory_order_release); }
   /// REQUIRES room. The entry counts at once.
   std::uint32_t push(const T& entry) noexcept {
     const std::uint32_t at = used_.load(std::memory_order_relaxed);
