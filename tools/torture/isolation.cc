@@ -13,6 +13,7 @@
 #include "kessai/database.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/torture/black_box.hpp"
+#include "tools/torture/resolve.hpp"
 #include "tools/torture/white_box.hpp"
 
 namespace kessai::torture {

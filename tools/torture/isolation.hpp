@@ -48,9 +48,4 @@ struct IsolationResult {
 
 [[nodiscard]] IsolationResult run_isolation(const IsolationPlan& plan);
 
-/// Decides what became of transactions that a kill left without an answer, by the markers that the
-/// store holds, and finds answered commits that are not there. The last incarnation is `last`.
-[[nodiscard]] std::vector<Violation> resolve(History& history, std::span<const Marker> markers,
-                                             unsigned last);
-
 }  // namespace kessai::torture

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <map>
+#include "tools/torture/resolve.hpp"
 
-#include "tools/torture/isolation.hpp"
+#include <algorithm>
+#include <map>
 
 namespace kessai::torture {
 

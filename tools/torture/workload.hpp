@@ -13,7 +13,7 @@
 #include <memory>
 #include <optional>
 
-#include "tools/torture/history.hpp"
+#include "tools/torture/resolve.hpp"
 
 namespace kessai {
 class Database;
@@ -43,13 +43,6 @@ struct Plan {
   [[nodiscard]] static Plan drawn(std::uint64_t seed, std::uint32_t history);
   [[nodiscard]] Key keys() const { return slots * epochs; }
   [[nodiscard]] std::string text() const;
-};
-
-/// A commit found in the store by the row that it left there.
-struct Marker {
-  std::uint32_t lane = 0;
-  std::uint32_t number = 0;
-  Lsn lsn = 0;
 };
 
 struct Complaint {
