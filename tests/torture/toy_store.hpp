@@ -253,6 +253,7 @@ class ToyStore {
     if (breaks(Broken::intermediate_read, 8)) apply(k, ++lsn_, row);
   }
   void blind(Session& s, Key k) {
+    if (random_.below(4) == 0) return insert(s, k);
     if (!lock(s, k)) return;
     if (random_.below(3) == 0) {
       if (!look(s, k, lsn_).value) return;
@@ -264,6 +265,29 @@ class ToyStore {
     s.recorder->write(k, row);
     s.writes.emplace_back(k, row);
     dirty_[k] = row;
+  }
+  // A row that is there is shown as it is now, whatever the snapshot (but for serializable).
+  void insert(Session& s, Key k) {
+    for (const auto& [key, owner] : locks_)
+      if (key == k && owner != &s) return abort(s);
+    const Stored now = look(s, k, lsn_);
+    if (!now.value) {
+      if (!lock(s, k)) return;
+      record(s, Kind::locked_read, k, now, lsn_);
+      const std::vector<Element> row{s.recorder->next_element()};
+      s.recorder->write(k, row);
+      s.read.push_back(k);
+      s.writes.emplace_back(k, row);
+      return;
+    }
+    if (level(*s.txn) == Isolation::serializable || s.txn->read_only) {
+      if (!lock(s, k)) return;
+    } else {
+      locks_[k] = &s;
+      s.locked.insert(k);
+    }
+    record(s, Kind::exists, k, now, lsn_);
+    s.read.push_back(k);
   }
   void apply(Key k, Lsn lsn, const Value& value) { store_[k].push_back({lsn, value}); }
 

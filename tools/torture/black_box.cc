@@ -253,6 +253,12 @@ class Checker {
     if (chain.moment != kNone) graph_.add({chain.moment, begun, 0, EdgeKind::rt_on, false});
   }
 
+  [[nodiscard]] bool was_answered(const Transaction& t) const {
+    return std::ranges::any_of(h_.ops_of(t), [](const Op& op) {
+      return op.kind == Kind::read || op.kind == Kind::range || op.found;
+    });
+  }
+
   void connect_real_time() {
     struct Event {
       std::uint8_t incarnation;
@@ -290,8 +296,10 @@ class Checker {
         continue;
       }
       all.ended.push_back(last_[e.txn]);
-      const bool may_vanish = t.relaxed && !index_.finals_of(e.txn).empty();
-      (may_vanish ? relaxed : durable.ended).push_back(last_[e.txn]);
+      // What it wrote, or what it saw if it wrote nothing, is durable; it may also have neither.
+      const bool wrote = t.commit != 0 || !index_.finals_of(e.txn).empty();
+      const bool waited = wrote ? !t.relaxed : was_answered(t);
+      (waited ? durable.ended : relaxed).push_back(last_[e.txn]);
     }
   }
 

@@ -116,7 +116,9 @@ std::string History::describe(TxnIndex i) const {
   const Transaction& t = transactions[i];
   std::string out = name(i) + " on lane " + std::to_string(t.lane) + ", " +
                     std::to_string(t.begin_ns) + " to " + std::to_string(t.end_ns) + " ns\n";
-  for (const Op& op : ops_of(t)) {
+  const auto all = ops_of(t);
+  constexpr std::size_t kMostShown = 24;
+  for (const Op& op : all.first(std::min(all.size(), kMostShown))) {
     out += "    ";
     const std::string read = op.kind == Kind::range || op.kind == Kind::rollback_to
                                  ? ""
@@ -152,6 +154,8 @@ std::string History::describe(TxnIndex i) const {
     if (op.row != 0) out += " of LSN " + std::to_string(op.row);
     out += "\n";
   }
+  if (all.size() > kMostShown)
+    out += "    and " + std::to_string(all.size() - kMostShown) + " operations more\n";
   return out;
 }
 

@@ -157,7 +157,7 @@ class Checker {
     for_each_seen(h_, t, own_, [&](const Seen& s) {
       if (found_.size() >= most_) return;
       if (s.own != nullptr) return expect_own(i, s);
-      const bool locked = s.op->kind == Kind::locked_read || s.op->kind == Kind::exists;
+      const bool locked = s.op->kind == Kind::locked_read;
       if (s.op->kind == Kind::exists && t.level == Isolation::snapshot)
         expect_current(i, t, s);
       else
