@@ -160,6 +160,7 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate
     return std::unexpected(prepared.error());
   }
   btree::Shadows shadows(*pages_);
+  if (KESSAI_MUTANT(locks_released_before_append)) locks_->release_all(locks);
   auto lsn = append_and_apply(writes, shadows, validate);
   pages_->unclaim(claim);
   if (!lsn) {
@@ -249,6 +250,7 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
     }
   }
   if (!KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
+  if (KESSAI_MUTANT(half_applied_visible)) log_->applied(at);
   // No failure from here on (I4): what fails all the same poisons the store.
   auto ok = apply_writes(writes, at.lsn, shadows);
   if (KESSAI_MUTANT(apply_before_append)) log_->fill(at, as_bytes(record));
@@ -260,7 +262,7 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
     return std::unexpected(Error(Code::unknown_outcome, std::move(d)));
   }
   if (KESSAI_INTERRUPT(before_applied)) step_checkpoint(true);
-  log_->applied(at);
+  if (!KESSAI_MUTANT(half_applied_visible)) log_->applied(at);
   if (large) log_->release_low(hold);
   // Visible before answered, and before the certifier forgets: earlier commits may still be
   // applying.

@@ -60,7 +60,7 @@ Lsn Snapshots::horizon(Lsn read_only_bound) noexcept {
   raise(last_bound_, read_only_bound);
   Lsn h = read_only_bound;
   for_each([&](const Slot&, std::uint64_t word) {
-    if ((word & kKilled) == 0) h = std::min(h, lsn_of(word));
+    if ((word & kKilled) == 0 && !KESSAI_MUTANT(chain_cut_early)) h = std::min(h, lsn_of(word));
   });
   return raise(last_horizon_, h);
 }

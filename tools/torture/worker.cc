@@ -73,7 +73,7 @@ Lsn Worker::floor() const {
   return (options_.read_only && !plan_.s2pl ? board_.durable : board_.answered).load();
 }
 
-void Worker::begin(const BeginOptions& o) {
+Transaction Worker::begun(const BeginOptions& o) {
   options_ = o;
   wrote_ = retryable_ = false;
   savepoint_.reset();
@@ -83,6 +83,11 @@ void Worker::begin(const BeginOptions& o) {
   t.relaxed = o.durability == Durability::relaxed;
   t.floor = floor();
   t.begin_ns = now_ns();
+  return t;
+}
+
+void Worker::begin(const BeginOptions& o) {
+  Transaction t = begun(o);
   auto txn = db_.begin(o);
   if (!txn) {
     board_.complain("error", "begin: " + txn.error().message());
@@ -96,6 +101,10 @@ void Worker::begin(const BeginOptions& o) {
 
 bool Worker::attempt(std::uint64_t program, unsigned epoch) {
   io::SeededRandom r(program);
+  if (r.below(12) == 0) {
+    one_call(r, epoch);
+    return false;
+  }
   BeginOptions o;
   o.isolation = plan_.level.value_or(Isolation{static_cast<std::uint8_t>(r.below(3))});
   const auto dice = r.below(24);
@@ -116,22 +125,46 @@ bool Worker::attempt(std::uint64_t program, unsigned epoch) {
   return retryable_;
 }
 
-bool Worker::step(io::SeededRandom& r, unsigned epoch) {
-  // Half of the time one of the first keys: they are hot.
+// Half of the time one of the first keys of the epoch: they are hot.
+Key Worker::draw_key(io::SeededRandom& r, unsigned epoch) const {
   const Key slots = plan_.slots;
-  const Key slot =
-      static_cast<Key>(r.below(2) == 0 ? r.below(slots) : r.below(std::min(slots, 4u)));
-  const Key base =
-      slots * (flavor_ == Flavor::long_read && epoch != 0 && r.below(2) == 0 ? epoch - 1 : epoch);
-  const auto dice = r.below(16);
-  if (dice == 0) {
-    const Key from = static_cast<Key>(r.below(slots));
-    const Key to = from + 1 + static_cast<Key>(r.below(slots - from));
+  const Key few = r.below(2) == 0 ? slots : std::min(slots, 4u);
+  return slots * epoch + static_cast<Key>(r.below(few));
+}
+
+bool Worker::step(io::SeededRandom& r, unsigned epoch) {
+  if (flavor_ == Flavor::long_read && epoch != 0 && r.below(2) == 0) --epoch;
+  const Key key = draw_key(r, epoch);
+  const auto dice = r.below(32);
+  if (dice < 2) {
+    const Key base = plan_.slots * epoch;
+    const Key from = static_cast<Key>(r.below(plan_.slots));
+    const Key to = from + 1 + static_cast<Key>(r.below(plan_.slots - from));
     return range(base + from, base + to, r.below(2) == 0, r.below(3) == 0 ? 1 + r.below(4) : 1000);
   }
-  if (flavor_ != Flavor::update || dice < 5) return read(base + slot);
-  if (dice == 15) return use_savepoint(r);
-  return is_list(base + slot) ? change_list(r, base + slot) : change_register(r, base + slot);
+  if (flavor_ != Flavor::update || dice < 10) return read(key);
+  if (dice < 12) return use_savepoint(r);
+  if (dice == 12) return lock_some(r, epoch);
+  return is_list(key) ? change_list(r, key) : change_register(r, key);
+}
+
+bool Worker::lock_some(io::SeededRandom& r, unsigned epoch) {
+  Key keys[3];
+  std::string names[3];
+  std::string_view views[3];
+  for (int i = 0; i < 3; ++i) {
+    keys[i] = draw_key(r, epoch);
+    names[i] = name_of(keys[i]);
+    views[i] = names[i];
+  }
+  auto locked = txn_->lock_many(tree_, views);
+  if (!locked) return over(locked.error());
+  for (const Key key : keys) {
+    dawdle();
+    bool found = false;
+    if (!lock_and_read(key, found)) return false;
+  }
+  return true;
 }
 
 // A list must not lose an update, so at read_committed it is locked before it is read.
@@ -215,10 +248,7 @@ bool Worker::lock_and_read(Key key, bool& found) {
   return true;
 }
 
-bool Worker::range(Key from, Key to, bool reverse, std::size_t limit) {
-  const Lsn least = floor();
-  Cursor c = txn_->scan(tree_, {name_of(from), name_of(to), reverse});
-  const Lsn at = txn_->snapshot();
+bool Worker::walk(Cursor& c, Key from, Key to, std::size_t limit) {
   seen_.clear();
   rows_.clear();
   bool more = true;
@@ -234,12 +264,20 @@ bool Worker::range(Key from, Key to, bool reverse, std::size_t limit) {
     rows_.push_back(row);
     if (pauses_.below(8) == 0) dawdle();
   }
-  if (!c.status()) return over(c.status().error());
+  const bool reverse = rows_.size() > 1 && rows_[0].key > rows_[1].key;
   if (reverse) std::ranges::reverse(rows_);
+  if (std::ranges::adjacent_find(rows_, std::greater_equal<>{}, &Row::key) != rows_.end())
+    board_.complain("range-order", "a range read answered keys out of order");
+  return !more;
+}
+
+bool Worker::range(Key from, Key to, bool reverse, std::size_t limit) {
+  const Lsn least = floor();
+  Cursor c = txn_->scan(tree_, {name_of(from), name_of(to), reverse});
+  const Lsn at = txn_->snapshot();
+  const bool more = !walk(c, from, to, limit);
+  if (!c.status()) return over(c.status().error());
   if (more) (reverse ? from : to) = reverse ? rows_.front().key : rows_.back().key + 1;
-  const bool ordered =
-      std::ranges::is_sorted(rows_, [](const Row& a, const Row& b) { return a.key <= b.key; });
-  if (!ordered) board_.complain("range-order", "a range read answered keys out of order");
   recorder_.range(from, to, rows_, seen_, at, txn_->snapshot(), least);
   return true;
 }
@@ -312,6 +350,92 @@ bool Worker::remove(Key key) {
   return true;
 }
 
+// ---- without a transaction ---------------------------------------------------------------------
+
+void Worker::one_call(io::SeededRandom& r, unsigned epoch) {
+  BeginOptions o;
+  o.isolation = Isolation::read_committed;
+  o.durability = r.below(16) < plan_.relaxed_of_16 ? Durability::relaxed : Durability::durable;
+  const Key key = draw_key(r, epoch);
+  // A commit of a history that is killed leaves a marker, which takes a transaction.
+  o.read_only = plan_.markers || r.below(2) == 0;
+  recorder_.begin(begun(o));
+  o.read_only ? read_in_one_call(r, key) : write_in_one_call(r, key);
+  board_.progress.fetch_add(1, std::memory_order_relaxed);
+}
+
+// Which moment it saw is not told: any from the newest durable commit on.
+void Worker::read_in_one_call(io::SeededRandom& r, Key key) {
+  constexpr Lsn kAnyTime = ~Lsn{0};
+  const Lsn least = floor();
+  const auto record = [&](Key of, bool found, std::string_view row, Lsn lsn) {
+    const Answer a = decode(found, of, row, lsn);
+    rows_.clear();
+    if (found)
+      rows_.push_back({.key = of,
+                       .count = static_cast<std::uint32_t>(seen_.size()),
+                       .garbled = a.garbled,
+                       .row = lsn});
+    recorder_.range(of, of + 1, rows_, seen_, least, kAnyTime, least);
+  };
+  std::optional<Error> failed;
+  const auto dice = r.below(3);
+  if (dice == 0) {
+    auto lsn = db_.get(tree_, name_of(key), value_);
+    if (lsn || lsn.error() == Code::not_found)
+      record(key, lsn.has_value(), value_, lsn.value_or(0));
+    else
+      failed = lsn.error();
+  } else if (dice == 1) {
+    Cursor c = db_.scan(tree_, {name_of(key), name_of(key + 4), r.below(2) == 0});
+    (void)walk(c, key, key + 4, 1000);
+    if (c.status())
+      recorder_.range(key, std::min(key + 4, plan_.keys()), rows_, seen_, least, kAnyTime, least);
+    else
+      failed = c.status().error();
+  } else {
+    const std::string names[2] = {name_of(key), name_of(key + 1)};
+    const std::string_view views[2] = {names[0], names[1]};
+    Lookup found[2];
+    if (auto done = db_.multi_get(tree_, views, found); !done) failed = done.error();
+    for (Key i = 0; i < 2 && !failed && key + i < plan_.keys(); ++i) {
+      if (!found[i].found && found[i].code != Code::not_found) failed = found[i].code;
+      record(key + i, found[i].found, found[i].value, found[i].lsn);
+    }
+  }
+  if (failed) complain_about(*failed);
+  recorder_.end(failed ? Fate::aborted : Fate::committed, !failed, now_ns());
+}
+
+void Worker::write_in_one_call(io::SeededRandom& r, Key key) {
+  const Lsn least = floor();
+  Transaction& t = recorder_.open();
+  seen_.clear();
+  make_row(key);
+  Result<Lsn> done = 0;
+  const auto dice = is_list(key) ? 0 : r.below(3);
+  if (dice == 0) {
+    t.fate(Fate::committing);
+    done = db_.insert(tree_, name_of(key), row_, options_.durability);
+    if (done) recorder_.read(Kind::locked_read, key, {}, 0, least);
+    if (done) recorder_.write(key, next_);
+  } else if (dice == 1) {
+    done = db_.put(tree_, name_of(key), row_, options_.durability);
+    if (done) recorder_.write(key, next_);
+  } else {
+    done = db_.remove(tree_, name_of(key), options_.durability);
+    if (done) recorder_.remove(key);
+    if (!done && done.error() == Code::not_found)
+      recorder_.read(Kind::locked_read, key, {}, 0, least);
+  }
+  const bool answered = done || done.error() == Code::key_exists || done.error() == Code::not_found;
+  if (!answered) complain_about(done.error());
+  t.commit = done.value_or(0);
+  raise(board_.answered, t.commit);
+  if (options_.durability == Durability::durable) raise(board_.durable, t.commit);
+  recorder_.end(done ? Fate::committed : Fate::aborted, answered, now_ns());
+}
+
 // ---- ends --------------------------------------------------------------------------------------
 
 void Worker::finish(io::SeededRandom& r) {
@@ -364,8 +488,7 @@ void Worker::roll_back() {
   txn_.reset();
 }
 
-bool Worker::over(const Error& e) {
-  retryable_ = e.retryable();
+void Worker::complain_about(const Error& e) {
   switch (e.code()) {
     case Code::write_conflict:
     case Code::deadlock:
@@ -386,6 +509,11 @@ bool Worker::over(const Error& e) {
       board_.complain("error", e.message());
       break;
   }
+}
+
+bool Worker::over(const Error& e) {
+  retryable_ = e.retryable();
+  complain_about(e);
   // What was answered before the error must be durable too before the history may believe it.
   auto waited = txn_->rollback();
   recorder_.end(Fate::aborted, waited.has_value(), now_ns());

@@ -31,11 +31,18 @@ class Worker {
   /// True: worth another attempt.
   bool attempt(std::uint64_t program, unsigned epoch);
   void begin(const BeginOptions& o);
+  [[nodiscard]] Transaction begun(const BeginOptions& o);
+  [[nodiscard]] Key draw_key(io::SeededRandom& r, unsigned epoch) const;
+  /// A call of Database that is a transaction by itself, recorded as one of read_committed.
+  void one_call(io::SeededRandom& r, unsigned epoch);
+  void read_in_one_call(io::SeededRandom& r, Key key);
+  void write_in_one_call(io::SeededRandom& r, Key key);
   /// False: the transaction is over.
   bool step(io::SeededRandom& r, unsigned epoch);
   bool change_list(io::SeededRandom& r, Key key);
   bool change_register(io::SeededRandom& r, Key key);
   bool use_savepoint(io::SeededRandom& r);
+  bool lock_some(io::SeededRandom& r, unsigned epoch);
 
   bool read(Key key);
   bool lock_and_read(Key key, bool& found);
@@ -48,11 +55,14 @@ class Worker {
   void commit(io::SeededRandom& r);
   /// Ends the transaction after an error of a call; complains about what must not happen.
   bool over(const Error& e);
+  void complain_about(const Error& e);
   void roll_back();
 
   /// The row after one more write, into row_; its elements into next_.
   void make_row(Key key);
   Answer decode(bool found, Key key, std::string_view row, Lsn lsn);
+  /// The rows of a cursor, at most `limit`; false when some are left.
+  [[nodiscard]] bool walk(Cursor& c, Key from, Key to, std::size_t limit);
   [[nodiscard]] std::string name_of(Key key) const;
   [[nodiscard]] Lsn floor() const;
   [[nodiscard]] bool at_commit() const { return options_.locking == Locking::at_commit; }
