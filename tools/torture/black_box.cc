@@ -55,6 +55,7 @@ class Checker {
   void place_transactions() {
     first_.assign(h_.transactions.size(), kNone);
     last_ = first_;
+    answered_.assign(h_.transactions.size(), false);
     for (TxnIndex i = 0; i < h_.transactions.size(); ++i) {
       const Transaction& t = h_.transactions[i];
       if (t.fate() != Fate::committed) continue;
@@ -123,6 +124,7 @@ class Checker {
     for_each_seen(h_, t, own_, [&](const Seen& s) {
       if (found_.size() >= most_) return;
       if (s.own != nullptr) return check_own(i, s);
+      if (s.found || s.op->kind == Kind::read || s.op->kind == Kind::range) answered_[i] = true;
       const Element last = s.found && !s.elements.empty() ? s.elements.back() : 0;
       const Reading r{i,
                       s.key,
@@ -253,12 +255,6 @@ class Checker {
     if (chain.moment != kNone) graph_.add({chain.moment, begun, 0, EdgeKind::rt_on, false});
   }
 
-  [[nodiscard]] bool was_answered(const Transaction& t) const {
-    return std::ranges::any_of(h_.ops_of(t), [](const Op& op) {
-      return op.kind == Kind::read || op.kind == Kind::range || op.found;
-    });
-  }
-
   void connect_real_time() {
     struct Event {
       std::uint8_t incarnation;
@@ -298,7 +294,7 @@ class Checker {
       all.ended.push_back(last_[e.txn]);
       // What it wrote, or what it saw if it wrote nothing, is durable; it may also have neither.
       const bool wrote = t.commit != 0 || !index_.finals_of(e.txn).empty();
-      const bool waited = wrote ? !t.relaxed : was_answered(t);
+      const bool waited = wrote ? !t.relaxed : answered_[e.txn];
       (waited ? durable.ended : relaxed).push_back(last_[e.txn]);
     }
   }
@@ -423,6 +419,7 @@ class Checker {
   std::vector<Node> first_, last_;  // moments of each transaction; kNone: not committed
   std::vector<Version> versions_;   // of lists, by key, then length
   std::vector<std::uint32_t> first_version_;
+  std::vector<bool> answered_;     // transactions that were told something of others
   std::vector<bool> removed_;      // keys that a committed transaction removed
   std::set<Key> forked_;           // lists whose versions have no order
   std::vector<Reading> readings_;  // of registers

@@ -129,6 +129,7 @@ class Runner {
     if (!db) return complain("open", db.error());
     if ((db->info().mode == "s2pl") != p.s2pl)
       return complain("open", Error(Code::wrong_mode, "the build is " + db->info().mode));
+    if (incarnation != 0) check_outcomes(*db, p, *board_, incarnation);
     run_workload(*db, p, *board_, incarnation, last);
     if (last && p.markers) collect_markers(*db, p, *board_);
     if (p.history % 4 == 0) {

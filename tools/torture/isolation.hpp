@@ -36,7 +36,7 @@ struct IsolationResult {
   std::uint32_t histories = 0;
   std::uint32_t kills = 0;
   double seconds = 0;
-  double checker_seconds = 0;  ///< of one core
+  double checker_seconds = 0;         ///< of one core
   std::vector<Violation> violations;  ///< of one history: the first that has any
   std::uint32_t bad_history = 0;
   [[nodiscard]] std::uint64_t checked_per_s() const {

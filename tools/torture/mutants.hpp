@@ -22,7 +22,7 @@ inline constexpr std::array kIsolationMutants{
     IsolationMutant{"chain_cut_early", false, false},
     IsolationMutant{"half_applied_visible", false, true},
     IsolationMutant{"locks_released_before_append", false, true},
-    IsolationMutant{"lost_wake_up", false, true},
+    IsolationMutant{"lost_wake_up", true, true},
     IsolationMutant{"gap_lock_missing", true, false},
     IsolationMutant{"shared_lock_ignored", true, false},
 };

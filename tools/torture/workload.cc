@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "io/check.hpp"
 #include "io/env.hpp"
 #include "io/mutant.hpp"
 #include "io/sync.hpp"
+#include "tools/torture/lock_watch.hpp"
 #include "tools/torture/rows.hpp"
 #include "tools/torture/worker.hpp"
 
@@ -68,6 +70,7 @@ void SharedBoard::clear() {
   board_->progress = 0;
   board_->working = 0;
   for (auto& done : board_->epochs_done) done = 0;
+  for (auto& token : board_->tokens) token[0] = '\0';
   std::byte* at = memory_ + rounded(sizeof(Board));
   place(board_->markers, at, kMarkers);
   place(board_->complaints, at, kComplaints);
@@ -123,6 +126,44 @@ void collect_markers(Database& db, const Plan& plan, Board& board) {
   if (!c.status()) board.complain("error", "markers: " + c.status().error().message());
 }
 
+void check_outcomes(Database& db, const Plan& plan, Board& board, unsigned incarnation) {
+  collect_markers(db, plan, board);
+  std::set<Lsn> survived;
+  for (const Marker& m : board.markers.all()) survived.insert(m.lsn);
+  for (unsigned before = 0; before < incarnation; ++before) {
+    auto token = CommitToken::parse(board.tokens[before]);
+    if (!token) continue;  // killed before it had one
+    for (unsigned t = 0; t < kMostThreads; ++t) {
+      for (const Transaction& txn : board.lane(before, t).transactions.all()) {
+        if (txn.commit == 0) continue;
+        token->lsn = txn.commit;
+        auto outcome = db.outcome(*token);
+        const bool there = survived.contains(txn.commit);
+        if (outcome && (*outcome == Outcome::committed) == there) continue;
+        board.complain("wrong-outcome",
+                       "of " + token->text() + ": " +
+                           (outcome ? *outcome == Outcome::committed ? "committed" : "not committed"
+                                    : outcome.error().message()) +
+                           ", but its row is " + (there ? "there" : "not there"));
+      }
+    }
+  }
+}
+
+namespace {
+
+// One commit outside of the history, whose token names the generation of this open.
+void keep_token(Database& db, const Tree& tree, Board& board, unsigned incarnation) {
+  constexpr std::uint32_t kNoHistory = 0;
+  auto lsn = db.put(tree, row_key(kNoHistory, incarnation), "", Durability::relaxed);
+  auto token = lsn ? db.token(*lsn) : Result<CommitToken>(std::unexpected(lsn.error()));
+  if (!token) return board.complain("error", "token: " + token.error().message());
+  std::snprintf(board.tokens[incarnation], sizeof board.tokens[incarnation], "%s",
+                token->text().c_str());
+}
+
+}  // namespace
+
 void run_workload(Database& db, const Plan& plan, Board& board, unsigned incarnation, bool last) {
   auto tree = db.tree(kTree, {.create = true});
   auto markers = db.tree(kMarkerTree, {.create = true});
@@ -138,6 +179,7 @@ void run_workload(Database& db, const Plan& plan, Board& board, unsigned incarna
     });
   }
 #endif
+  if (plan.markers) keep_token(db, *tree, board, incarnation);
   // A killed incarnation is continued where its slowest thread was.
   unsigned from = plan.epochs;
   for (unsigned t = 0; t < plan.threads; ++t) from = std::min(from, board.epochs_done[t].load());
@@ -148,6 +190,7 @@ void run_workload(Database& db, const Plan& plan, Board& board, unsigned incarna
     workers.reserve(plan.threads);
     for (unsigned t = 0; t < plan.threads; ++t)
       workers.emplace_back(db, *tree, *markers, plan, board, incarnation, t);
+    const LockWatch watch(db, board);
     std::vector<io::Thread> threads;
     board.working = plan.threads;
     for (Worker& w : workers) threads.emplace_back("torture", [&w, from, to] { w.run(from, to); });

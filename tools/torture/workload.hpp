@@ -60,6 +60,7 @@ struct Board {
   std::atomic<std::uint64_t> progress{0};
   std::atomic<std::uint32_t> working{0};  ///< threads of this incarnation have begun
   std::atomic<std::uint32_t> epochs_done[kMostThreads] = {};
+  char tokens[kMostIncarnations][160] = {};  ///< of some commit of each incarnation
   Tape<Marker> markers;
   Tape<Complaint> complaints;
   Lane lanes[kMostIncarnations * (kMostThreads + 1)];
@@ -89,6 +90,10 @@ class SharedBoard {
 
 /// The commits of this history that the store holds, from their markers; onto the board.
 void collect_markers(Database& db, const Plan& plan, Board& board);
+
+/// Asks Database::outcome() about every commit of earlier incarnations whose LSN is known, and
+/// compares with the markers.
+void check_outcomes(Database& db, const Plan& plan, Board& board, unsigned incarnation);
 
 /// Runs the threads of one incarnation to their end. `last`: then reads everything once more.
 void run_workload(Database& db, const Plan& plan, Board& board, unsigned incarnation, bool last);
