@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/isolation.hpp"
 
+#include <poll.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +25,22 @@ namespace {
 // Of this process: the children's time is not the checker's.
 double cpu_s() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; }
+
+// The end of a process, to be waited for.
+class Ended {
+ public:
+  explicit Ended(pid_t pid) : fd_(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))) {}
+  ~Ended() { close(fd_); }
+  Ended(const Ended&) = delete;
+  Ended& operator=(const Ended&) = delete;
+  void wait(int most_ms) const {
+    pollfd p{fd_, POLLIN, 0};
+    (void)poll(&p, 1, most_ms);
+  }
+
+ private:
+  int fd_;
+};
 
 class Runner {
  public:
@@ -80,13 +98,13 @@ class Runner {
       violation("error", std::string("fork: ") + std::strerror(errno), p);
       return false;
     }
+    const Ended ended(pid);
     double kill_at = 0;  // set once it works
     const double delay = static_cast<double>(random.below(1000) * random.below(1000)) * 3e-7;
     std::uint64_t seen = 0;
     double seen_at = now_s();
-    for (int status = 0;; usleep(500)) {
-      const pid_t ended = waitpid(pid, &status, WNOHANG);
-      if (ended == pid) return well_ended(p, status, last);
+    for (int status = 0;; ended.wait(1)) {
+      if (waitpid(pid, &status, WNOHANG) == pid) return well_ended(p, status, last);
       const double now = now_s();
       if (const auto progress = board_->progress.load(); progress != seen) {
         seen = progress;

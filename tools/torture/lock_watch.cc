@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/lock_watch.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <set>
 
@@ -11,7 +9,7 @@
 namespace kessai::torture {
 namespace {
 
-constexpr useconds_t kPauseUs = 1000;
+constexpr std::uint64_t kPauseNs = 1'000'000;
 constexpr unsigned kOftenEnough = 4;  // a picture may mix two moments; four do not do so alike
 
 }  // namespace
@@ -20,7 +18,7 @@ LockWatch::LockWatch(Database& db, Board& board) : db_(db), board_(board) {
   thread_ = io::Thread("lock-watch", [this] {
     while (!stop_) {
       look();
-      usleep(kPauseUs);
+      nap(kPauseNs);
     }
   });
 }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/worker.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "io/sync.hpp"
@@ -49,7 +47,7 @@ void Worker::wait_for_others(unsigned epoch) const {
     for (unsigned t = 0; t < plan_.threads; ++t)
       least = std::min(least, board_.epochs_done[t].load());
     if (least + 1 >= epoch) return;
-    turns < 50 ? io::yield_thread() : (void)usleep(50);
+    turns < 50 ? io::yield_thread() : nap(50'000);
   }
 }
 
@@ -63,7 +61,7 @@ void Worker::run_program(unsigned epoch) {
 void Worker::dawdle() {
   if (pauses_.below(16) >= plan_.yields_of_16) return;
   if (pauses_.below(64) == 0) {
-    usleep(static_cast<useconds_t>(pauses_.below(300)));
+    nap(pauses_.below(300'000));
     return;
   }
   for (auto n = 1 + pauses_.below(3); n != 0; --n) io::yield_thread();

@@ -53,6 +53,11 @@ void Board::complain(std::string_view kind, std::string_view text) {
   complaints.push(c);
 }
 
+void nap(std::uint64_t ns) {
+  const std::atomic<std::uint32_t> nobody_wakes{0};
+  io::futex_wait(nobody_wakes, 0, ns);
+}
+
 SharedBoard::SharedBoard() {
   void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
                   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

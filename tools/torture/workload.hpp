@@ -71,6 +71,9 @@ struct Board {
   void complain(std::string_view kind, std::string_view text);
 };
 
+/// A pause of this thread.
+void nap(std::uint64_t ns);
+
 /// The mapping behind a Board.
 class SharedBoard {
  public:
