@@ -112,12 +112,13 @@ class Runner {
       }
       if (!last && kill_at == 0 && board_->working != 0) kill_at = now + delay;
       const bool hangs = now - seen_at > plan_.hang_seconds;
-      if (!hangs && (kill_at == 0 || now < kill_at) && !tools::interrupted()) continue;
+      const bool wrong = board_->complaints.size() != 0;
+      if (!hangs && !wrong && (kill_at == 0 || now < kill_at) && !tools::interrupted()) continue;
       kill(pid, SIGKILL);
       waitpid(pid, &status, 0);
       ++result_.kills;
       if (hangs) violation("hang", "no transaction ended for a long time", p);
-      return !hangs && !tools::interrupted();
+      return !hangs && !wrong && !tools::interrupted();
     }
   }
 
