@@ -69,6 +69,7 @@ int run_mutants(const MutantPlan& plan) {
                                              {"found", found},
                                              {"seconds", seconds},
                                              {"states", states},
+                                             {"by_schedule", m.schedule},
                                              {"as", kind}}));
       std::fflush(stdout);
     }

@@ -114,6 +114,8 @@ bool Worker::attempt(std::uint64_t program, unsigned epoch) {
   if (!txn_) return false;
   for (auto steps = 1 + r.below(flavor_ == Flavor::long_read ? 60 : 6); steps != 0; --steps) {
     dawdle();
+    // A long reader is long in time, too: versions must be kept for it.
+    if (flavor_ == Flavor::long_read && pauses_.below(8) == 0) nap(pauses_.below(2'000'000));
     if (!recorder_.room_in_transaction()) break;
     if (!step(r, epoch)) return retryable_;
   }
