@@ -100,7 +100,8 @@ wal::LogOptions Store::log_options() {
     hook_wake_.notify_all();
   };
   o.on_log_full = [this] {
-    if (env_->background) {
+    // While the store opens no thread is there to make room yet.
+    if (env_->background && checkpoint_thread_.joinable()) {
       io::MutexLock lock(wake_mutex_);
       checkpoint_wanted_ = true;
       wake_.notify_all();
