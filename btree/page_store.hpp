@@ -109,6 +109,12 @@ class PageStore final : private PageSource {
   /// Frees a latched page (inside the gate, enough() checked). Consumes the latch.
   void free(Pool::Exclusive&& x, Shadows& shadows);
 
+  /// In the order of their images in the file, without those that have none.
+  void order_by_slot(std::vector<PageId>& pages) const;
+  /// Reads those of the pages (in that order) that are not resident, neighbours together. Best
+  /// effort: who needs a page reads it and meets its error. Hold no latch.
+  void preload(std::span<const PageId> ordered) { pool_->load_runs(ordered); }
+
   // --- space (I15) -----------------------------------------------------------------------------
   /// Promises slots for `pages` more dirty pages until the claim is given back. `disk_full`.
   /// `urgent` claims (deletes, drops, recovery) may use the reserve.
@@ -167,6 +173,7 @@ class PageStore final : private PageSource {
   PageStore(io::Env& env, const PageStoreOptions& options)
       : env_(&env), options_(options), gate_(env) {}
   void read_pages(std::span<Read> reads) override;
+  void read_runs(std::span<const PageId> pages, Arrivals& to) override;
   Result<void> write_out(std::span<const FrameId> frames) override;
 
   // open.cc

@@ -116,7 +116,10 @@ class Pool::BusyWait {
     const std::uint32_t e = event.load(std::memory_order_acquire);
     if ((w.load(std::memory_order_acquire) & kLatchMask) == kLoading) {
       missed();
+      // Announced before the word is looked at again: see finish_load().
+      pool_.load_waiters_.fetch_add(1, std::memory_order_seq_cst);
       io::futex_wait(event, e, kWaitSliceNs);
+      pool_.load_waiters_.fetch_sub(1, std::memory_order_relaxed);
     } else {
       timer_.start(io::Wait::page_latch);
       io::yield_thread();
@@ -166,8 +169,10 @@ void Pool::finish_load(PageId page, FrameId f, bool ok) noexcept {
   const std::uint64_t now = w->load(std::memory_order_relaxed);
   w->store(released(now, ok ? f + std::uint64_t{1} : 0), std::memory_order_release);
   auto& event = load_events_[raw(page) % kLoadEvents];
-  event.fetch_add(1, std::memory_order_release);
-  io::futex_wake(event, 1 << 30);
+  // The event first, then the look for waiters; they announce themselves, then look at the event
+  // (both sequentially consistent).
+  event.fetch_add(1, std::memory_order_seq_cst);
+  if (load_waiters_.load(std::memory_order_seq_cst) != 0) io::futex_wake(event, 1 << 30);
   if (!ok) return_frame(f);
 }
 
@@ -225,6 +230,47 @@ void Pool::load_batch(std::span<const PageId> pages) {
     for (std::size_t i = 0; i < n; ++i)
       finish_load(reads[i].page, frames[i], reads[i].result.has_value());
   }
+}
+
+class Pool::Arriving final : public PageSource::Arrivals {
+ public:
+  Arriving(Pool& pool, std::span<const PageId> pages)
+      : pool_(pool), pages_(pages), frames_(pages.size(), kNoFrame) {}
+
+  std::byte* begin(std::size_t i) override {
+    const PageId page = pages_[i];
+    Optimistic g;
+    if (full_ || page == kNoPage || pool_.word(page) == nullptr ||
+        pool_.peek(page, g) != Peek::miss)
+      return nullptr;
+    const auto f = pool_.take(held_ == 0);  // as in load_batch()
+    full_ = !f;
+    if (!f) return nullptr;
+    if (!pool_.start_load(page, *f)) {
+      pool_.return_frame(*f);
+      return nullptr;
+    }
+    pool_.counters_.misses.fetch_add(1, std::memory_order_relaxed);
+    frames_[i] = *f;
+    ++held_;
+    return pool_.frame_data(*f);
+  }
+  void end(std::size_t i, bool ok) override {
+    pool_.finish_load(pages_[i], frames_[i], ok);
+    --held_;
+  }
+
+ private:
+  Pool& pool_;
+  std::span<const PageId> pages_;
+  std::vector<FrameId> frames_;
+  std::size_t held_ = 0;
+  bool full_ = false;
+};
+
+void Pool::load_runs(std::span<const PageId> pages) {
+  Arriving to(*this, pages);
+  source_->read_runs(pages, to);
 }
 
 void Pool::hold(PageId page, Word& w, FrameId f, Exclusive& out) noexcept {

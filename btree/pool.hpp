@@ -54,6 +54,22 @@ class PageSource {
   };
   /// Reads and verifies; results per page. Several reads are batched on the device.
   virtual void read_pages(std::span<Read> reads) = 0;
+  /// Where read_runs() puts the pages.
+  class Arrivals {
+   public:
+    /// Memory for page i, which will arrive; null: it is not wanted.
+    [[nodiscard]] virtual std::byte* begin(std::size_t i) = 0;
+    virtual void end(std::size_t i, bool ok) = 0;
+
+   protected:
+    ~Arrivals() = default;
+  };
+  /// Reads and verifies pages whose images lie in ascending order, neighbours together. Best
+  /// effort: it may leave pages out.
+  virtual void read_runs(std::span<const PageId> pages, Arrivals& to) {
+    static_cast<void>(pages);
+    static_cast<void>(to);
+  }
   /// Makes these resident dirty pages clean by writing their images elsewhere (best effort: busy
   /// ones are skipped). Called with no latch held.
   [[nodiscard]] virtual Result<void> write_out(std::span<const FrameId> frames) = 0;
@@ -141,6 +157,8 @@ class Pool {
   [[nodiscard]] Result<void> load(PageId page);
   /// Starts and finishes the reads of all of `pages` that are not resident, batched.
   void load_batch(std::span<const PageId> pages);
+  /// The same for pages in the order of their images.
+  void load_runs(std::span<const PageId> pages);
   /// peek, with bounded spinning on busy pages, and load on a miss. Hold no latch.
   [[nodiscard]] Result<Optimistic> read(PageId page);
 
@@ -179,6 +197,7 @@ class Pool {
 
  private:
   using Word = std::atomic<std::uint64_t>;
+  class Arriving;
   Pool() = default;
   [[nodiscard]] Word* word(PageId page) noexcept;
   [[nodiscard]] Peek look(PageId page, Optimistic& out, bool reference) noexcept;
@@ -206,6 +225,7 @@ class Pool {
   // own synchronisation
   std::atomic<bool> pressure_{false};  ///< the pool has been full: keep reference bits
   std::unique_ptr<std::atomic<std::uint32_t>[]> load_events_;  ///< futex words by page id
+  std::atomic<std::uint32_t> load_waiters_{0};
   Counters counters_;
 
   io::Mutex cover_mutex_;

@@ -98,6 +98,32 @@ Result<Pool::Optimistic> Tree::find_leaf_before(std::string_view bound, bool unb
       turn);
 }
 
+Result<PageId> Tree::leaf_page(std::string_view key, Turn& turn) {
+  Pool& pool = store_->pool();
+  if (turn.parent.valid()) {
+    const NodeView node(turn.parent.data());
+    const PageId leaf = node.covers(key) ? node.child(node.child_index(key)) : kNoPage;
+    if (turn.parent.valid() && leaf != kNoPage) return leaf;
+  }
+  for (;;) {
+    KESSAI_ASSIGN(g, pool.read(root_));
+    for (unsigned depth = 0;; ++depth) {
+      const NodeView node(g.data());
+      const unsigned level = node.level();
+      const PageId child = level == 0 ? g.page() : node.child(node.child_index(key));
+      if (!g.valid()) break;
+      if (level <= 1) {
+        turn.parent = level == 1 ? g : Pool::Optimistic{};
+        return child;
+      }
+      if (depth > kMaxLevel) return std::unexpected(lost_page(*store_, child).error());
+      KESSAI_ASSIGN(next, pool.read(child));
+      if (!g.valid()) break;
+      g = next;
+    }
+  }
+}
+
 // ---- reads -----------------------------------------------------------------------------------
 
 Result<Tree::Record> Tree::get(std::string_view key, std::string* value, LeafHint* hint) {

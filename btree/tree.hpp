@@ -110,6 +110,15 @@ class Tree {
   /// Interleaved descents with prefetching; misses are read in batches.
   void multi_get(std::span<Lookup> lookups);
 
+  /// Where a descent left the last inner node.
+  struct Turn {
+    Pool::Optimistic parent;
+    unsigned index = 0;
+  };
+  /// The leaf that covers `key`, without reading it. `turn` remembers its parent: ascending keys
+  /// are cheap.
+  [[nodiscard]] Result<PageId> leaf_page(std::string_view key, Turn& turn);
+
   /// Makes the leaf of `key` resident and pins it (I4).
   [[nodiscard]] Result<Pool::Pin> pin_leaf(std::string_view key, LeafHint& hint);
   /// Writes a long value into fresh overflow pages, pinned and private.
@@ -154,11 +163,6 @@ class Tree {
 
  private:
   friend class TreeCursor;
-  /// Where a descent left the last inner node.
-  struct Turn {
-    Pool::Optimistic parent;
-    unsigned index = 0;
-  };
   /// Optimistic guard on the leaf that covers `key`. Loads on a miss.
   [[nodiscard]] Result<Pool::Optimistic> find_leaf(std::string_view key, Turn* turn = nullptr);
   /// The leaf whose range ends at or holds keys below `bound` (for reverse scans).

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opening: create or find the files, recover, start a log generation, start the threads; closing.
+// Opening: create or find the files, start a log generation, start the threads; closing.
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "engine/store.hpp"
 #include "engine/transaction.hpp"
@@ -200,21 +199,7 @@ Result<void> Store::create_files() {
   return {};
 }
 
-// ---- opening and recovery --------------------------------------------------------------------
-
-std::uint64_t Store::recovery_memory() const {
-  if (!options_.read_only) return options_.memory;
-  // Nothing can be written out, so all pages that replay changes stay in memory: make room.
-  std::uint64_t log_bytes = 0;
-  if (auto names = env_->directory->list()) {
-    for (const auto& name : *names) {
-      if (!name.starts_with("wal-")) continue;
-      if (auto f = env_->directory->open(name, io::OpenMode::read_only))
-        log_bytes += (*f)->size().value_or(0);
-    }
-  }
-  return options_.memory + 8 * log_bytes;
-}
+// ---- opening ---------------------------------------------------------------------------------
 
 Result<void> Store::open_files() {
   btree::PageStoreOptions o;
@@ -228,15 +213,8 @@ Result<void> Store::open_files() {
   KESSAI_TRY(roots_->load());
   KESSAI_ASSIGN(reader, wal::LogReader::open(*env_, pages_->id(), !options_.read_only,
                                              ns(options_.open_timeout)));
-  const Lsn low = pages_->newest().low;
-  KESSAI_ASSIGN(end, reader->find_end(low, pages_->must_reach()));
-  was_clean_ = pages_->newest().clean && end.lsn == pages_->newest().fence;
-  if (end.torn) tail_cut_at_ = end.lsn;
-  recovered_to_ = end.lsn;
-  used_generation_ = end.used_generation;
-  used_end_ = end.used_end;
   horizon_.store(0);
-  KESSAI_TRY(recover(*reader));
+  KESSAI_ASSIGN(end, recover(*reader));
   if (options_.read_only) {
     reader_ = std::move(reader);
     gc_horizon_.store(0);
@@ -251,121 +229,6 @@ Result<void> Store::open_files() {
   KESSAI_TRY(settle_roots());
   KESSAI_TRY(record_generation());
   step_versions();
-  return {};
-}
-
-Result<void> Store::recover(wal::LogReader& reader) {
-  const auto root = roots_->root_of(kCatalogTree);
-  if (!root) return fail(Code::damaged, "the image has no catalog tree");
-  catalog_tree_ = std::make_shared<TreeState>(token_, "", context_, kCatalogTree, *root);
-  const Lsn low = pages_->newest().low;
-  if (!was_clean_) KESSAI_TRY(replay_catalog(reader, low));
-  KESSAI_ASSIGN(trees, catalog());
-  for (const auto& [name, id] : trees) {
-    auto r = roots_->root_of(id);
-    if (!r) {
-      KESSAI_ASSIGN(made, make_root(id));
-      r = made;
-    }
-    static_cast<void>(remember(name, id, *r));
-  }
-  std::string next;
-  KESSAI_ASSIGN(record, catalog_tree_->tree.get("", &next));
-  if (!record.present || next.size() != sizeof(std::uint32_t))
-    return fail(Code::damaged, "the catalog has no next tree id");
-  {
-    io::MutexLock ddl(ddl_mutex_);
-    std::memcpy(&next_tree_, next.data(), sizeof next_tree_);
-  }
-  if (!was_clean_) KESSAI_TRY(replay_data(reader, low));
-  return {};
-}
-
-Result<void> Store::replay_catalog(wal::LogReader& reader, Lsn low) {
-  btree::Shadows shadows(*pages_);
-  return reader.visit_commits(low, [&](const wal::CommitView& commit) -> Result<void> {
-    Result<void> status;
-    KESSAI_TRY(wal::decode_ops(commit.ops, [&](const wal::Op& op) {
-      if (op.tree != kCatalogTree) return true;
-      btree::Change c;
-      c.remove = op.kind == wal::OpKind::remove;
-      c.key = op.key;
-      c.value = op.value;
-      c.lsn = commit.lsn;
-      status = pages_->claim(btree::Tree::kClaimPerChange, true);
-      if (status) {
-        status = catalog_tree_->tree.apply(c, {}, shadows, nullptr);
-        pages_->unclaim(btree::Tree::kClaimPerChange);
-      }
-      return status.has_value();
-    }));
-    return status;
-  });
-}
-
-Result<void> Store::replay_data(wal::LogReader& reader, Lsn low) {
-  std::unordered_map<std::uint32_t, std::shared_ptr<TreeState>> by_id;
-  {
-    io::MutexLock lock(trees_mutex_);
-    for (const auto& [name, t] : trees_) by_id[raw(t->tree.id())] = t;
-  }
-  btree::Shadows shadows(*pages_);
-  std::uint64_t last = 0;
-  const auto progress = [&](std::uint64_t done, std::uint64_t total) {
-    if (options_.progress && (done == total || done - last > total / 200)) {
-      options_.progress({"recover", done, total});
-      last = done;
-    }
-  };
-  return reader.visit_commits(
-      low,
-      [&](const wal::CommitView& commit) -> Result<void> {
-        Result<void> status;
-        KESSAI_TRY(wal::decode_ops(commit.ops, [&](const wal::Op& op) {
-          const auto it = by_id.find(raw(op.tree));
-          if (it == by_id.end()) return true;  // the catalog, or a tree dropped later in the log
-          btree::Change c;
-          btree::OverflowPages pages;
-          c.remove = op.kind == wal::OpKind::remove;
-          c.key = op.key;
-          c.value = op.value;
-          c.lsn = commit.lsn;
-          btree::Tree& tree = it->second->tree;
-          std::uint64_t claim = btree::Tree::kClaimPerChange;
-          if (!c.remove && !btree::fits_inline(op.key.size(), op.value.size())) {
-            // Already there, with its pages? Then do not write them again.
-            auto now = tree.get(op.key, nullptr);
-            if (now && now->present && btree::tag_lsn(now->tag) >= commit.lsn) return true;
-            status = now ? tree.prepare_overflow(op.value, pages)
-                         : Result<void>(std::unexpected(now.error()));
-            if (!status) return false;
-            claim += pages.pages.size();
-            c.overflow = &pages;
-          }
-          status = pages_->claim(claim, true);
-          if (status) {
-            status = tree.apply(c, {}, shadows, nullptr);
-            pages_->unclaim(claim);
-          }
-          if (status && c.remove) note_ghost(it->second, op.key, commit.lsn);
-          return status.has_value();
-        }));
-        return status;
-      },
-      progress);
-}
-
-Result<void> Store::settle_roots() {
-  // Roots that no catalog record names: a tree whose creation or drop a crash interrupted.
-  std::set<std::uint32_t> known{raw(kCatalogTree)};
-  {
-    io::MutexLock lock(trees_mutex_);
-    for (const auto& [name, t] : trees_) known.insert(raw(t->tree.id()));
-  }
-  for (const auto& e : roots_->entries()) {
-    if (e.kind == btree::Roots::Kind::tree && !known.contains(raw(e.tree)))
-      KESSAI_TRY(mark_dropping(e.tree, e.page));
-  }
   return {};
 }
 

@@ -223,15 +223,16 @@ class Store final : public std::enable_shared_from_this<Store> {
   [[nodiscard]] Result<void> create_files();
   [[nodiscard]] Result<void> clear_leftovers();
   [[nodiscard]] Result<void> open_files();
-  [[nodiscard]] Result<void> recover(wal::LogReader& reader);
-  [[nodiscard]] Result<void> replay_catalog(wal::LogReader& reader, Lsn low);
-  [[nodiscard]] Result<void> replay_data(wal::LogReader& reader, Lsn low);
-  [[nodiscard]] Result<void> settle_roots();
   [[nodiscard]] Result<void> prepare(std::unique_ptr<btree::PageStore> pages);
   [[nodiscard]] wal::LogOptions log_options();
-  [[nodiscard]] std::uint64_t recovery_memory() const;
   void start_threads();
   void say(std::string_view line) const;
+
+  // recovery.cc
+  class Replay;
+  [[nodiscard]] std::uint64_t recovery_memory() const;
+  [[nodiscard]] Result<wal::LogEnd> recover(wal::LogReader& reader);
+  [[nodiscard]] Result<void> settle_roots();
 
   // catalog.cc
   [[nodiscard]] Result<PageId> make_root(TreeId id);

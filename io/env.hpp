@@ -66,6 +66,9 @@ struct Env {
   Clock* clock = &system_clock();
   Random* random = &system_random();
   bool background = true;  ///< false: no engine threads; maintenance is stepped by the caller
+  /// Bytes of log that recovery gathers before it applies them; 0, and at most: a quarter of the
+  /// cache.
+  std::uint64_t recovery_window = 0;
   LogSink log;
   /// Where the layers count their waits (not owned; null: nowhere). A store that is opened with an
   /// Env puts in its own, unless `count_waits` is false: to measure what counting costs.

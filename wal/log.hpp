@@ -68,6 +68,7 @@ struct LogEnd {
   /// all generations after it came to nothing.
   std::uint64_t used_generation = 0;
   Lsn used_end = 0;
+  Lsn shown = 0;  ///< the commits up to here were shown on the way
 };
 
 struct LogOptions {
@@ -115,7 +116,10 @@ class LogReader {
   /// Finds the end of the log and gives the torn-tail/damage verdict (I9): everything in
   /// [low, end) must be readable; `must_reach` (superblock F) and every hint seen are at or below
   /// the end, else `log_damaged` naming LSN, file and offset. Call before the visits.
-  [[nodiscard]] virtual Result<LogEnd> find_end(Lsn low, Lsn must_reach) = 0;
+  /// `ahead` is shown the commits that visit_commits() would visit, in order, until it answers
+  /// false or a large commit begins: who can keep them saves a reading. The verdict comes after.
+  [[nodiscard]] virtual Result<LogEnd> find_end(
+      Lsn low, Lsn must_reach, const std::function<bool(const CommitView&)>& ahead = {}) = 0;
   /// Visits the commits with LSN > low (start >= low) up to the end; may be called repeatedly.
   /// `progress(done, total)` in log bytes.
   [[nodiscard]] virtual Result<void> visit_commits(

@@ -79,7 +79,8 @@ class Reader final : public LogReader {
                                                             StoreId store,
                                                             std::uint32_t block_hint);
 
-  Result<LogEnd> find_end(Lsn low, Lsn must_reach) override;
+  Result<LogEnd> find_end(Lsn low, Lsn must_reach,
+                          const std::function<bool(const CommitView&)>& ahead) override;
   Result<void> visit_commits(
       Lsn low, const std::function<Result<void>(const CommitView&)>& fn,
       const std::function<void(std::uint64_t, std::uint64_t)>& progress) override;
@@ -116,7 +117,8 @@ class Reader final : public LogReader {
   Result<bool> judge_tail(const Link& link, const Position& p);
   Result<bool> judge_later_frames(const SegmentFile& file, const Link& link, std::uint64_t limit,
                                   std::uint64_t from, const Position& p);
-  Result<void> note_closes(const Link& link, const Frame& frame);
+  using RecordFn = std::function<void(Lsn start, Lsn lsn, const RecordView& r)>;
+  Result<void> note_closes(const Link& link, const Frame& frame, const RecordFn& fn);
   Result<void> index_ranges();
   const Range* range_of(Lsn start, Lsn lsn) const;
 

@@ -34,8 +34,9 @@ Error unparsable(const Reader::Link& link, const Reader::Frame& frame) {
 
 }  // namespace
 
-Result<void> Reader::note_closes(const Link& link, const Frame& frame) {
-  auto parsed = each_record(frame, [&](Lsn, Lsn lsn, const RecordView& r) -> Result<void> {
+Result<void> Reader::note_closes(const Link& link, const Frame& frame, const RecordFn& fn) {
+  auto parsed = each_record(frame, [&](Lsn start, Lsn lsn, const RecordView& r) -> Result<void> {
+    fn(start, lsn, r);
     if (r.kind != RecordKind::close) return {};
     auto close = decode_close(r.body);
     if (!close || (!close->ranges.empty() && close->ranges.back().to > lsn))
@@ -68,7 +69,8 @@ const Reader::Range* Reader::range_of(Lsn start, Lsn lsn) const {
   return lsn <= it->lsns.to ? &*it : nullptr;
 }
 
-Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
+Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach,
+                                const std::function<bool(const CommitView&)>& ahead) {
   found_end_ = false;
   closes_.clear();
   close_lsns_.clear();
@@ -76,12 +78,17 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
   KESSAI_TRY(build_chain());
   KESSAI_ASSIGN(first, first_needed(low));
   Position p;
+  bool showing = ahead != nullptr;
+  Lsn shown = low;
   for (std::size_t i = first; i < chain_.size(); ++i) {
-    auto read =
-        read_segment(chain_[i], [this](const Link& link, const Frame& frame) -> Result<bool> {
-          KESSAI_TRY(note_closes(link, frame));
-          return true;
-        });
+    auto read = read_segment(chain_[i], [&](const Link& link, const Frame& frame) -> Result<bool> {
+      KESSAI_TRY(note_closes(link, frame, [&](Lsn start, Lsn lsn, const RecordView& r) {
+        if (!showing || start < low || r.kind == RecordKind::filler) return;
+        showing = r.kind == RecordKind::commit && ahead({lsn, link.header.generation, r.body});
+        if (showing) shown = lsn;
+      }));
+      return true;
+    });
     if (!read) return std::unexpected(read.error());
     p = *read;
   }
@@ -111,7 +118,8 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach) {
           .torn = torn,
           .last_segment = h.segment,
           .used_generation = tail_.generation,
-          .used_end = tail_.end};
+          .used_end = tail_.end,
+          .shown = showing ? p.lsn : shown};
   found_end_ = true;
   return end_;
 }

@@ -406,6 +406,12 @@ class EngineHarness {
     }
   }
 
+  /// Recoveries replay the log as a whole, in some windows, and operation by operation.
+  static std::uint64_t window_of(std::uint64_t how) {
+    static constexpr std::uint64_t kWindows[] = {0, 4000, 600, 1};
+    return kWindows[how % std::size(kWindows)];
+  }
+
   static void damage_newest_superblock(io::SimDisk& disk) {
     const auto bytes = disk.file_bytes(btree::kDataFile);
     std::uint64_t newest = 0, offset = 0;
@@ -428,6 +434,7 @@ class EngineHarness {
     std::vector<std::uint64_t> changing;  // operations of the recovery that write
     {
       Process p(survivor, how);
+      p.set_recovery_window(window_of(how));
       survivor.set_observer([&](std::uint64_t op, std::string_view kind, std::string_view) {
         if (kind != "read" && kind != "open" && kind != "lock") changing.push_back(op);
       });
@@ -466,6 +473,7 @@ class EngineHarness {
               std::string(kind) + "): " + *bad;
     });
     Process p(again, how);
+    p.set_recovery_window(window_of(how));
     static_cast<void>(p.open());
     again.set_observer({});
     return bad;

@@ -58,6 +58,10 @@ class Process {
     return r;
   }
 
+  /// See io::Env.
+  void set_recovery_window(std::uint64_t bytes) { env_.recovery_window = bytes; }
+  void set_background(bool on) { env_.background = on; }
+
   io::VirtualClock clock;
   Options options;
 

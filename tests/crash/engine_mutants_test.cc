@@ -53,7 +53,8 @@ INSTANTIATE_TEST_SUITE_P(
                       "overwrite_newest_superblock", "freed_page_comes_back",
                       "older_slots_forgotten", "skip_wal_flush", "ack_before_completion",
                       "stale_salt_accepted", "header_not_flushed", "segment_name_not_flushed",
-                      "footer_before_header", "void_parts_applied", "lsn_reuse"),
+                      "footer_before_header", "void_parts_applied", "lsn_reuse",
+                      "window_keeps_first", "window_lost", "cut_commit_forgotten"),
     [](const auto& mutant) { return std::string(mutant.param); });
 
 class EngineInterrupted : public EngineMutants {};
