@@ -60,9 +60,7 @@ class PageSource {
     /// Memory for page i, which will arrive; null: it is not wanted.
     [[nodiscard]] virtual std::byte* begin(std::size_t i) = 0;
     virtual void end(std::size_t i, bool ok) = 0;
-
-   protected:
-    ~Arrivals() = default;
+    virtual ~Arrivals() = default;
   };
   /// Reads and verifies pages whose images lie in ascending order, neighbours together. Best
   /// effort: it may leave pages out.

@@ -123,6 +123,7 @@ std::vector<WaitInfo> Store::waits() const {
   static_assert(std::tuple_size_v<decltype(WaitInfo::histogram)> == io::Waits::kBuckets);
   std::vector<WaitInfo> out;
   const auto totals = waits_.totals();
+  out.reserve(totals.size());
   for (std::size_t w = 0; w < totals.size(); ++w) {
     out.push_back({io::wait_name(static_cast<io::Wait>(w)), totals[w].count,
                    std::chrono::nanoseconds(totals[w].ns), totals[w].histogram});

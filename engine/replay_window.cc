@@ -160,8 +160,7 @@ std::span<ReplayWindow::Entry> ReplayWindow::sorted() {
     from = to;
   }
   std::size_t kept = 0;
-  for (std::size_t i = 0; i < entries_.size(); ++i) {
-    const Entry& e = entries_[i];
+  for (const Entry& e : entries_) {
     const bool again = kept > 0 && entries_[kept - 1].tree == e.tree &&
                        entries_[kept - 1].word == e.word && key(entries_[kept - 1]) == key(e);
     if (again && KESSAI_MUTANT(window_keeps_first)) continue;

@@ -34,9 +34,8 @@ enum class Wait : std::uint8_t {
   checkpoint,   ///< for the structure gate, or for space that a checkpoint frees
   undo_read,    ///< looking for an older version
   undo_space,   ///< throttled because open snapshots hold too many versions
-  kCount
 };
-inline constexpr std::size_t kWaits = static_cast<std::size_t>(Wait::kCount);
+inline constexpr std::size_t kWaits = static_cast<std::size_t>(Wait::undo_space) + 1;
 [[nodiscard]] std::string_view wait_name(Wait w) noexcept;
 
 class Waits {

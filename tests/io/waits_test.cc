@@ -29,7 +29,7 @@ TEST(Waits, EveryEventHasANameOfItsOwn) {
   EXPECT_FALSE(names.contains(""));
   EXPECT_EQ(wait_name(Wait::leaf_split), "leaf_split");
   EXPECT_EQ(wait_name(Wait::undo_space), "undo_space");
-  EXPECT_EQ(wait_name(Wait::kCount), "?");
+  EXPECT_EQ(wait_name(static_cast<Wait>(kWaits)), "?");
 }
 
 TEST(Waits, BucketsArePowersOfTwoOfAMicrosecond) {
