@@ -104,7 +104,7 @@ Thread::Thread(const char* name, std::function<void()> body) {
       run();
     });
   } catch (const std::system_error&) {
-    // Reported by the check below.
+    thread_ = std::thread();  // reported by the check below
   }
   pthread_sigmask(SIG_SETMASK, &old, nullptr);
   KESSAI_CHECK(thread_.joinable());
@@ -155,14 +155,14 @@ unsigned thread_index() noexcept {
 
 int process_id() noexcept {
   // getpid is a system call, and every operation asks. The kernel empties this page in a child.
-  static std::atomic<int>* const known = []() -> std::atomic<int>* {
+  static std::atomic<int>* const kKnown = []() -> std::atomic<int>* {
     void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED || ::madvise(page, 4096, MADV_WIPEONFORK) != 0) return nullptr;
     return new (page) std::atomic<int>(0);
   }();
-  if (known == nullptr) return ::getpid();
-  if (const int id = known->load(std::memory_order_relaxed); id != 0) return id;
-  known->store(::getpid(), std::memory_order_relaxed);
+  if (kKnown == nullptr) return ::getpid();
+  if (const int id = kKnown->load(std::memory_order_relaxed); id != 0) return id;
+  kKnown->store(::getpid(), std::memory_order_relaxed);
   return ::getpid();
 }
 
