@@ -274,7 +274,7 @@ void SimDisk::Medium::land(std::size_t index) {
   const auto it =
       std::ranges::find(under_way, id, &SimUnderWay::id);  // the observer may have changed it
   if (!fault || it == under_way.end()) return;
-  const SimUnderWay op = *it;
+  const SimUnderWay op = std::move(*it);
   under_way.erase(it);
   // Nobody is left to hear of a failure.
   (void)apply_write(op.inode, op.file, op.offset, *op.data, op.durable, *fault, epoch);
