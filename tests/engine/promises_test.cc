@@ -425,11 +425,12 @@ TEST(EnginePromises, AfterADeadlockOnlyRollbackIsLeft) {
   s.close();
   s.options.lock_timeout = std::chrono::milliseconds(60'000);
   s.open();
-  std::atomic<bool> holds{false};
+  std::atomic<bool> holds{false}, held_against{false};
   io::Thread victim("victim", [&] {
     auto txn = s.db->begin().value();
     ASSERT_TRUE(txn.put(s.main, "b", "lost").has_value());
     holds = true;
+    while (!held_against) io::yield_thread();
     const auto lost = txn.put(s.main, "a", "lost");
     ASSERT_EQ(lost.error(), Code::deadlock);
     EXPECT_TRUE(lost.error().retryable());
@@ -443,6 +444,7 @@ TEST(EnginePromises, AfterADeadlockOnlyRollbackIsLeft) {
   auto txn = s.db->begin().value();
   for (const char* k : {"a", "more", "work", "to", "lose"})
     ASSERT_TRUE(txn.put(s.main, k, "kept").has_value());
+  held_against = true;
   const auto waiting = [&] {
     for (const auto& l : s.db->locks())
       if (!l.waiters.empty()) return true;
