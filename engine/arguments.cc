@@ -23,4 +23,24 @@ Error dropped_tree(const TreeState& t) {
   return Error(Code::tree_not_found, std::move(d));
 }
 
+Error row_error(Code code, const char* what, const TreeState& t, std::string_view key, Lsn lsn) {
+  ErrorDetail d;
+  d.what = what;
+  d.tree = t.name;
+  d.key = key;
+  d.lsn = lsn;
+  return Error(code, std::move(d));
+}
+
+Error snapshot_given_up() {
+  return Error(Code::snapshot_too_old,
+               "the snapshot was given up to keep undo_memory; run the transaction again");
+}
+
+std::unexpected<Error> lock_error(const TreeState& t, const Error& e) {
+  ErrorDetail d = e.detail();
+  d.tree = t.name;
+  return std::unexpected(Error(e.code(), std::move(d)));
+}
+
 }  // namespace kessai::engine

@@ -13,11 +13,6 @@ namespace {
 // Checkpoints stepped by commits take small steps: tests see more interleavings.
 constexpr unsigned kSmallBatch = 6;
 
-std::uint64_t ns(std::chrono::milliseconds d) {
-  return static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(d).count());
-}
-
 bool is_leftover(std::string_view name) {
   return name == btree::kDataFileNew || (name.starts_with("wal-") && name.ends_with(".kessai"));
 }
@@ -86,7 +81,7 @@ Result<void> Store::open_environment(std::string_view path) {
 wal::LogOptions Store::log_options() {
   wal::LogOptions o;
   o.wal_limit = options_.wal_limit;
-  o.flush_interval_ns = ns(options_.flush_interval);
+  o.flush_interval_ns = to_ns(options_.flush_interval);
   // Small caps (tests, tiny stores) get small segments, so that recycling has something to recycle.
   while (o.segment_bytes > 64 * 1024 && o.segment_bytes * 8 > options_.wal_limit)
     o.segment_bytes /= 2;
@@ -133,7 +128,7 @@ Result<void> Store::clear_leftovers() {
   std::vector<std::unique_ptr<io::File>> locked;
   for (const auto& name : names) {
     KESSAI_ASSIGN(file, env_->directory->open(name, io::OpenMode::read_write));
-    KESSAI_TRY(file->lock(ns(options_.open_timeout)));
+    KESSAI_TRY(file->lock(to_ns(options_.open_timeout)));
     locked.push_back(std::move(file));
   }
   KESSAI_ASSIGN(now, env_->directory->list());
@@ -160,7 +155,7 @@ Result<void> Store::create_files() {
   std::memcpy(&id, bytes, sizeof id);
   btree::PageStoreOptions o;
   o.memory = options_.memory;
-  o.lock_timeout_ns = ns(options_.open_timeout);
+  o.lock_timeout_ns = to_ns(options_.open_timeout);
   if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::create(*env_, id, o));
   KESSAI_TRY(prepare(std::move(pages)));
@@ -205,14 +200,14 @@ Result<void> Store::open_files() {
   btree::PageStoreOptions o;
   o.memory = recovery_memory();
   o.read_only = options_.read_only;
-  o.lock_timeout_ns = ns(options_.open_timeout);
+  o.lock_timeout_ns = to_ns(options_.open_timeout);
   if (!env_->background) o.checkpoint_batch = kSmallBatch;
   KESSAI_ASSIGN(pages, btree::PageStore::open(*env_, o));
   KESSAI_TRY(prepare(std::move(pages)));
   for (const Error& e : pages_->damaged_superblocks()) say(e.message());
   KESSAI_TRY(roots_->load());
   KESSAI_ASSIGN(reader, wal::LogReader::open(*env_, pages_->id(), !options_.read_only,
-                                             ns(options_.open_timeout)));
+                                             to_ns(options_.open_timeout)));
   horizon_.store(0);
   KESSAI_ASSIGN(end, recover(*reader));
   if (options_.read_only) {

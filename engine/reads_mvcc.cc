@@ -35,10 +35,8 @@ void TransactionState::refresh_view() {
 Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view key,
                                                 std::string* value) {
   auto r = store_->read_at(t, key, live_.snapshot(), value);
-  if (killed()) {  // before any error: what the snapshot needed may be gone
-    return fail(Code::snapshot_too_old,
-                "the snapshot was given up to keep undo_memory; run the transaction again");
-  }
+  // Before any error: what the snapshot needed may be gone.
+  if (killed()) return std::unexpected(snapshot_given_up());
   if (r && certify_ && !(KESSAI_MUTANT(read_set_forgets_absent) && !r->found))
     certify_->reads.point(t.tree.id(), key);
   return r;

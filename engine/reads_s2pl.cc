@@ -42,9 +42,8 @@ class CallLocks {
   CallLocks(const CallLocks&) = delete;
   CallLocks& operator=(const CallLocks&) = delete;
   [[nodiscard]] Result<void> share(const TreeState& t, std::string_view key) {
-    const auto wait = std::max<std::int64_t>(0, store_.options().lock_timeout.count());
     auto taken = store_.locks().acquire(locks_, t.tree.id(), key, mvcc::LockMode::shared,
-                                        static_cast<std::uint64_t>(wait) * 1'000'000);
+                                        to_ns(store_.options().lock_timeout));
     if (!taken) return lock_error(t, taken.error());
     return {};
   }

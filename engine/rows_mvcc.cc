@@ -87,8 +87,7 @@ bool Rows::resolve(const btree::TreeCursor::Row& row, Result<void>& status) {
 
 bool Rows::killed(Result<void>& status) {
   if (!live_.killed() && (txn_ == nullptr || !txn_->killed())) return false;
-  status =
-      fail(Code::snapshot_too_old, "the snapshot was given up to keep undo_memory; scan again");
+  status = std::unexpected(snapshot_given_up());
   return true;
 }
 

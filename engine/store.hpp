@@ -72,19 +72,17 @@ struct TreeState {
   }
 };
 
+/// Of a duration option or argument; negative ones count as 0.
+[[nodiscard]] constexpr std::uint64_t to_ns(std::chrono::milliseconds d) noexcept {
+  return d.count() > 0 ? static_cast<std::uint64_t>(d.count()) * 1'000'000 : 0;
+}
+
 /// A row as a snapshot sees it.
 struct SnapshotRead {
   bool found = false;
   Lsn lsn = 0;
   Lsn page_lsn = 0;
 };
-
-/// The lock table knows ids only: its error with the tree's name.
-[[nodiscard]] inline std::unexpected<Error> lock_error(const TreeState& t, const Error& e) {
-  ErrorDetail d = e.detail();
-  d.tree = t.name;
-  return std::unexpected(Error(e.code(), std::move(d)));
-}
 
 class Store final : public std::enable_shared_from_this<Store> {
  public:
@@ -245,8 +243,9 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// Takes a share of the pin budget for a commit: waits while others hold too much of it.
   [[nodiscard]] Result<std::uint32_t> take_pin_share(const std::vector<Write>& writes);
   [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
+  class Published;
   [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows,
-                                             const Validate* validate);
+                                             Published& published, const Validate* validate);
   [[nodiscard]] Result<void> validate(const Validate& v, mvcc::Certifier::Ticket mine, Lsn commit);
   /// Appends the parts and reserves for their closing record, which it leaves in `record`.
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
@@ -372,6 +371,13 @@ class Store final : public std::enable_shared_from_this<Store> {
 };
 
 [[nodiscard]] Error dropped_tree(const TreeState& t);
+/// What is wrong with a row; `lsn` = the commit that wrote it, or 0.
+[[nodiscard]] Error row_error(Code code, const char* what, const TreeState& t, std::string_view key,
+                              Lsn lsn);
+/// snapshot_too_old: the versions it needed are gone (I14).
+[[nodiscard]] Error snapshot_given_up();
+/// The lock table knows ids only: its error with the tree's name.
+[[nodiscard]] std::unexpected<Error> lock_error(const TreeState& t, const Error& e);
 /// Arguments of every read and write call.
 [[nodiscard]] Result<void> check_key(std::string_view key);
 [[nodiscard]] Result<void> check_value(std::string_view value);

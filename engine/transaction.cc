@@ -189,11 +189,7 @@ Result<std::pair<Lsn, Lsn>> TransactionState::commit() {
   const Call call(*this, "commit", nullptr, false);
   KESSAI_TRY(call.ok);
   if (managed_) return fail(Code::invalid_argument, "run_transaction commits this transaction");
-  if (killed()) {
-    return failed(
-        Error(Code::snapshot_too_old,
-              "the snapshot was given up to keep undo_memory; run the transaction again"));
-  }
+  if (killed()) return failed(snapshot_given_up());
   if (auto ok = settle_all(); !ok) {
     end(ok.error().code());
     return std::unexpected(ok.error());

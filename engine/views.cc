@@ -10,10 +10,6 @@
 namespace kessai::engine {
 namespace {
 
-std::uint64_t ns(std::chrono::milliseconds ms) {
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, ms.count())) * 1'000'000;
-}
-
 LockMode public_mode(mvcc::LockMode m) {
   return m == mvcc::LockMode::shared ? LockMode::shared : LockMode::exclusive;
 }
@@ -29,8 +25,8 @@ std::string Store::tree_name(TreeId id) const {
   return "#" + std::to_string(raw(id));
 }
 
-std::uint64_t Store::idle_limit_ns() const noexcept { return ns(options_.idle_limit); }
-std::uint64_t Store::age_limit_ns() const noexcept { return ns(options_.age_limit); }
+std::uint64_t Store::idle_limit_ns() const noexcept { return to_ns(options_.idle_limit); }
+std::uint64_t Store::age_limit_ns() const noexcept { return to_ns(options_.age_limit); }
 
 void Store::expire_transactions() {
   if (idle_limit_ns() == 0 && age_limit_ns() == 0) return;

@@ -14,19 +14,13 @@ mvcc::LockMode mode_of(LockMode m) {
 }
 
 std::unexpected<Error> exists(const TreeState& t, std::string_view key, Lsn lsn) {
-  ErrorDetail d;
-  d.what = "a row with this key exists";
-  d.tree = t.name;
-  d.key = key;
-  d.lsn = lsn;
-  return std::unexpected(Error(Code::key_exists, std::move(d)));
+  return std::unexpected(row_error(Code::key_exists, "a row with this key exists", t, key, lsn));
 }
 
 }  // namespace
 
 std::uint64_t TransactionState::lock_timeout_ns(LockWait wait) const noexcept {
-  const auto ms = wait.value_or(options_.lock_timeout.value_or(store_->options().lock_timeout));
-  return static_cast<std::uint64_t>(std::max<std::int64_t>(0, ms.count())) * 1'000'000;
+  return to_ns(wait.value_or(options_.lock_timeout.value_or(store_->options().lock_timeout)));
 }
 
 Result<void> TransactionState::writable_call() const {
@@ -38,12 +32,9 @@ Result<void> TransactionState::writable_call() const {
 std::unexpected<Error> TransactionState::conflict(const TreeState& t, std::string_view key,
                                                   Lsn lsn) {
   store_->counters.conflicts.fetch_add(1, std::memory_order_relaxed);
-  ErrorDetail d;
-  d.what = "the row changed after this transaction began; run the transaction again";
-  d.tree = t.name;
-  d.key = key;
-  d.lsn = lsn;
-  return std::unexpected(Error(Code::write_conflict, std::move(d)));
+  return std::unexpected(row_error(
+      Code::write_conflict,
+      "the row changed after this transaction began; run the transaction again", t, key, lsn));
 }
 
 Result<void> TransactionState::lock_record(const TreeState& t, std::string_view key,
@@ -64,8 +55,7 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
   if (killed() && isolation_ != Isolation::read_committed)
-    return fail(Code::snapshot_too_old,
-                "the snapshot was given up to keep undo_memory; run the transaction again");
+    return std::unexpected(snapshot_given_up());
   // The pages of a dropped tree stay while this snapshot is older than the drop.
   if (t->gone_at(tree_view())) return std::unexpected(dropped_tree(*t));
   if (!r) return std::unexpected(r.error());
