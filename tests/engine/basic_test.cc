@@ -3,60 +3,17 @@
 // clean close and after a kill, catalog, conflicts, cursors merged with own writes.
 #include <gtest/gtest.h>
 
-#include "io/env.hpp"
-#include "io/sim_disk.hpp"
 #include "io/sync.hpp"
 #include "kessai/kessai.hpp"
 #include "tests/engine/mode.hpp"
+#include "tests/engine/sim_store.hpp"
 
 namespace kessai {
 namespace {
 
 using engine_test::s2pl;
 
-struct World {
-  io::SimDisk disk{42};
-  std::unique_ptr<io::Directory> directory;
-  io::Env env;
-  io::VirtualClock clock;
-  Options options;
-  std::optional<Database> db;
-  Tree main;
-
-  World() {
-    options.create = true;
-    options.memory = 4 << 20;
-    options.wal_limit = 8 << 20;
-    open();
-  }
-  void open() {
-    directory = disk.attach();
-    env = {};
-    env.directory = directory.get();
-    env.clock = &clock;
-    env.background = false;
-    options.env = &env;
-    auto opened = Database::open("sim", options);
-    ASSERT_TRUE(opened.has_value()) << opened.error().message();
-    db.emplace(std::move(*opened));
-    main = db->tree("main").value();
-  }
-  void reopen_clean() {
-    ASSERT_TRUE(db->close().has_value());
-    db.reset();
-    directory.reset();
-    open();
-  }
-  /// Power fails; what certainly was on the disk is what comes back.
-  void reopen_after_power_loss(io::CrashOutcome outcome = io::CrashOutcome::none) {
-    io::SimDisk after = disk.survivor(outcome, 7);
-    disk.crash();
-    db.reset();
-    directory.reset();
-    disk = after;
-    open();
-  }
-};
+using World = engine_test::SimStore;
 
 std::string key(int i) {
   char s[16];

@@ -8,37 +8,20 @@
 #include <atomic>
 #include <stdexcept>
 
-#include "io/env.hpp"
-#include "io/sim_disk.hpp"
 #include "io/sync.hpp"
 #include "kessai/kessai.hpp"
+#include "tests/engine/sim_store.hpp"
 
 namespace kessai {
 namespace {
 
 using namespace std::chrono_literals;
 
-class Transactions : public testing::Test {
+class Transactions : public testing::Test, protected engine_test::SimStore {
  protected:
   Transactions() {
-    options.create = true;
-    options.memory = 4_MiB;
-    options.wal_limit = 8_MiB;
     options.lock_timeout = 60'000ms;
     open();
-  }
-  void open() {
-    db.reset();
-    directory = disk.attach();
-    env = {};
-    env.directory = directory.get();
-    env.clock = &clock;
-    env.background = false;
-    options.env = &env;
-    auto opened = Database::open("sim", options);
-    ASSERT_TRUE(opened.has_value()) << opened.error().message();
-    db.emplace(std::move(*opened));
-    main = db->tree("main").value();
   }
   [[nodiscard]] bool s2pl() const { return db->info().mode == "s2pl"; }
   [[nodiscard]] Transaction begin(Isolation level) {
@@ -69,14 +52,6 @@ class Transactions : public testing::Test {
     EXPECT_TRUE(db->transactions().empty());
     EXPECT_TRUE(db->locks().empty());
   }
-
-  io::SimDisk disk{42};
-  std::unique_ptr<io::Directory> directory;
-  io::Env env;
-  io::VirtualClock clock;
-  Options options;
-  std::optional<Database> db;
-  Tree main;
 };
 
 constexpr Isolation kLevels[] = {Isolation::read_committed, Isolation::snapshot,
