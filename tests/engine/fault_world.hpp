@@ -39,7 +39,7 @@ struct SmallStore {
       if (p.db->remove(main, row_key(i), Durability::relaxed)) m.erase(row_key(i));
     }
     static_cast<void>(p.db->checkpoint());
-    for (int i = 0; i < 25; ++i) {
+    for (int i = 0; i < 33; ++i) {
       const std::string v = row_value(i + 7);
       if (p.db->put(main, row_key(i * 4 + 2), v)) m[row_key(i * 4 + 2)] = v;
     }

@@ -33,8 +33,8 @@ INSTANTIATE_TEST_SUITE_P(Isolation, Levels, ::testing::ValuesIn(promises()),
 
 TEST(Kvtorture, FailsWithTheFirstViolationAndSaysHowToRepeatIt) {
   const ScratchFolder scratch;
-  const Ran ran = kvtorture({"isolation", "--level", "snapshot", "--seconds", "60", "--seed", "3",
-                             "--mutant", "first_updater_ignored"},
+  const Ran ran = kvtorture({"isolation", "--mode", "mvcc", "--level", "snapshot", "--seconds",
+                             "60", "--seed", "3", "--mutant", "first_updater_ignored"},
                             scratch);
   EXPECT_EQ(ran.code, 1);
   EXPECT_FALSE(ran.row()["violations"].empty());

@@ -15,16 +15,12 @@
 #include "tools/torture/isolation.hpp"
 #include "tools/torture/mutants.hpp"
 
-#ifndef KVTORTURE_S2PL
-#define KVTORTURE_S2PL 0
-#endif
-
 namespace kessai::torture {
 namespace {
 
 using tools::Json;
 
-constexpr bool kS2pl = KVTORTURE_S2PL != 0;
+constexpr bool kS2pl = KESSAI_S2PL != 0;
 
 struct Arguments {
   bool json = false;
@@ -45,11 +41,13 @@ std::string self_path() {
   return n > 0 ? std::string(path, static_cast<std::size_t>(n)) : std::string();
 }
 
-// The concurrency mode is compiled in: the other one is the executable beside this one.
+// The concurrency mode is compiled in: the other one is the executable beside this one, kvtorture
+// with the mode in its name, or without it when this one has it.
 int run_other_mode(const std::string& mode, char** argv) {
   const std::string self = self_path();
-  const std::string folder = self.substr(0, self.rfind('/') + 1);
-  const std::string other = folder + (mode == "s2pl" ? "kvtorture-s2pl" : "kvtorture");
+  const std::string own = kS2pl ? "-s2pl" : "-mvcc";
+  const std::string other =
+      self.ends_with(own) ? self.substr(0, self.size() - own.size()) : self + "-" + mode;
   execv(other.c_str(), argv);
   tools::stderr_sink()(tools::render_error(
       Error(Code::not_supported, "there is no " + other + " for --mode " + mode), false, other));
