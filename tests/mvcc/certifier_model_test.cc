@@ -237,8 +237,8 @@ Tally run_random(const Order& order, std::uint64_t seed, unsigned histories) {
     for (Program& p : programs) {
       for (auto n = random.below(3); n > 0; --n) p.points.push_back(key());
       if (random.below(3) == 0) {
-        auto [from, to] = std::minmax(key(), key());
-        p.ranges.emplace_back(std::string(from), std::string(to));
+        auto [from, to] = std::minmax({key(), key()});  // a list: the pair owns its strings
+        p.ranges.emplace_back(std::move(from), std::move(to));
       }
       for (auto n = 1 + random.below(2); n > 0; --n) p.writes.push_back(key());
       std::ranges::sort(p.writes);
