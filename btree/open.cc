@@ -71,7 +71,7 @@ Result<std::unique_ptr<PageStore>> PageStore::open(io::Env& env, const PageStore
   KESSAI_TRY(s->file_->lock(options.lock_timeout_ns));
   // What a predecessor left in a cache must not be trusted before it is durable (I12).
   if (!options.read_only) {
-    KESSAI_TRY(s->file_->flush());
+    KESSAI_TRY(s->file_->flush_and_drop_cache());
     KESSAI_TRY(env.directory->flush());
   }
   KESSAI_TRY(s->adopt_newest());

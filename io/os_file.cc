@@ -186,6 +186,13 @@ void OsFile::flush_failed(int error) noexcept {
   failed_flush_.compare_exchange_strong(none, error == 0 ? EIO : error, std::memory_order_acq_rel);
 }
 
+Result<void> OsFile::flush_and_drop_cache() {
+  KESSAI_TRY(flush());
+  // Advice: a file system that knows no such cache does nothing, and needs nothing.
+  (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  return {};
+}
+
 Result<void> OsFile::flush() {
   const MutexLock lock(flush_mutex_);
   if (const int e = failed_flush(); e != 0) return fail(flush_error(e));

@@ -38,6 +38,7 @@ class OsFile final : public File {
   Result<void> read(std::uint64_t offset, std::span<std::byte> into) override;
   Result<void> write(std::uint64_t offset, std::span<const std::byte> from) override;
   Result<void> flush() override;
+  Result<void> flush_and_drop_cache() override;
   Result<void> resize(std::uint64_t bytes) override;
   Result<void> lock(std::uint64_t timeout_ns) override;
 

@@ -93,6 +93,16 @@ class SimFile final : public File {
     return remember(medium_->apply_flush(inode_, name_, fault));
   }
 
+  Result<void> flush_and_drop_cache() override {
+    KESSAI_TRY(flush());
+    const std::lock_guard lock(medium_->mutex);
+    SimInode& node = medium_->inode(inode_);
+    if (!node.items.empty()) return {};  // a flush that lied
+    node.current = node.durable;
+    node.current_size = node.durable_size;
+    return {};
+  }
+
   Result<void> resize(std::uint64_t bytes) override {
     const std::lock_guard lock(medium_->mutex);
     if (!writable_) return fail(not_writable());

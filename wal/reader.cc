@@ -92,7 +92,7 @@ Result<std::unique_ptr<LogReader>> LogReader::open(io::Env& env, StoreId store, 
   //
   for (auto& f : files) KESSAI_TRY(f.file->lock(lock_timeout_ns));
   if (writable) {
-    for (auto& f : files) KESSAI_TRY(f.file->flush());
+    for (auto& f : files) KESSAI_TRY(f.file->flush_and_drop_cache());
     KESSAI_TRY(dir.flush());
   }
   KESSAI_ASSIGN(reader, Reader::over(std::move(files), store, dir.block_size()));
