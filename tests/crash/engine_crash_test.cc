@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: whatever the power interrupts, the store opens again with every acknowledged commit, no
-// half transaction and a sound structure. Method: engine_crash.hpp. KESSAI_CRASH_SCALE=n: n seeds,
+// half transaction and a sound structure. Method: crash_run.hpp. KESSAI_CRASH_SCALE=n: n seeds,
 // and a crash at every operation of each recovery.
-#include "tests/crash/engine_crash.hpp"
+#include "tools/torture/crash_run.hpp"
 
 #include <gtest/gtest.h>
 
-namespace kessai::test {
+#include "tests/engine/fault_world.hpp"
+
+namespace kessai::crash {
 namespace {
 
 using Count = unsigned long long;
@@ -41,8 +43,8 @@ void print(const CrashRun& run) {
 }
 
 TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
-  const std::uint64_t first = number_from("KESSAI_SEED", 1);
-  const std::uint64_t scale = number_from("KESSAI_CRASH_SCALE", 0);
+  const std::uint64_t first = test::number_from("KESSAI_SEED", 1);
+  const std::uint64_t scale = test::number_from("KESSAI_CRASH_SCALE", 0);
   CrashPlan plan;
   plan.every_nested = scale > 0;
   plan.every = kEvery;
@@ -50,7 +52,7 @@ TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
   for (plan.seed = first; plan.seed < first + kSeeds * std::max<std::uint64_t>(1, scale);
        ++plan.seed) {
     std::printf("KESSAI_SEED=%llu\n", static_cast<Count>(plan.seed));
-    const CrashRun run = EngineHarness(plan).run();
+    const CrashRun run = CrashHarness(plan).run();
     print(run);
     ASSERT_FALSE(run.violation) << *run.violation;
     distinct += run.distinct;
@@ -77,4 +79,4 @@ TEST(EngineCrash, EveryCrashPointRecoversToAnAcknowledgedPrefix) {
 }
 
 }  // namespace
-}  // namespace kessai::test
+}  // namespace kessai::crash

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Goal: the engine's crash harness has teeth. Method: every planted bug below must be found within
-// a few seeds of engine_crash.hpp, here also with checkpoint steps in the middle of commits
+// a few seeds of crash_run.hpp, here also with checkpoint steps in the middle of commits
 // (before, between and after their changes to the tree); the run stops at the first violation.
 // Without a planted bug the same runs find nothing.
 #include "io/mutant.hpp"
-#include "tests/crash/engine_crash.hpp"
+#include "tools/torture/crash_run.hpp"
 
 #include <gtest/gtest.h>
 
-namespace kessai::test {
+#include "tests/engine/fault_world.hpp"
+
+namespace kessai::crash {
 namespace {
 
 class EngineMutants : public ::testing::TestWithParam<const char*> {
@@ -31,7 +33,7 @@ TEST_P(EngineMutants, AreFoundByTheCrashHarness) {
   std::uint64_t states = 0;
   CrashPlan plan;
   for (plan.seed = 1; plan.seed <= 4; ++plan.seed) {
-    const CrashRun run = EngineHarness(plan).run();
+    const CrashRun run = CrashHarness(plan).run();
     states += run.distinct;
     if (!run.violation) continue;
     std::printf("%s: %s (%llu states)\n", GetParam(), run.violation->c_str(),
@@ -61,11 +63,11 @@ class EngineInterrupted : public EngineMutants {};
 
 TEST_P(EngineInterrupted, FindsNothingWithoutAPlantedBug) {
   CrashPlan plan;
-  plan.seed = number_from("KESSAI_SEED", 1);
+  plan.seed = test::number_from("KESSAI_SEED", 1);
 #if defined(KESSAI_DEBUG_CHECKS)
   plan.every = 10;
 #endif
-  const CrashRun run = EngineHarness(plan).run();
+  const CrashRun run = CrashHarness(plan).run();
   EXPECT_FALSE(run.violation) << *run.violation;
   EXPECT_GT(run.checkpoints, 20u);
 }
@@ -73,4 +75,4 @@ INSTANTIATE_TEST_SUITE_P(Engine, EngineInterrupted, ::testing::Values(""),
                          [](const auto&) { return std::string("none"); });
 
 }  // namespace
-}  // namespace kessai::test
+}  // namespace kessai::crash

@@ -2,11 +2,20 @@
 // A small store and its contents, for tests that damage or starve copies of it.
 #pragma once
 
+#include <cstdio>
+#include <cstdlib>
 #include <vector>
 
-#include "tests/crash/engine_model.hpp"
+#include "tools/torture/sim_store.hpp"
 
 namespace kessai::test {
+
+using namespace crash;
+
+inline std::uint64_t number_from(const char* name, std::uint64_t fallback) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? std::strtoull(text, nullptr, 0) : fallback;
+}
 
 inline std::string row_key(int n) {
   char s[16];

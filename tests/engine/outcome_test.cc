@@ -4,7 +4,7 @@
 // too, the answers are compared with the rows that are there.
 #include <gtest/gtest.h>
 
-#include "tests/crash/engine_model.hpp"
+#include "tests/engine/fault_world.hpp"
 
 namespace kessai::test {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "tests/crash/engine_model.hpp"
+#include "tests/engine/fault_world.hpp"
 
 namespace kessai::test {
 namespace {

@@ -6,6 +6,8 @@
 #include <CLI/CLI.hpp>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "io/env.hpp"
 #include "kessai/database.hpp"
@@ -14,6 +16,7 @@
 #include "tools/progress.hpp"
 #include "tools/torture/isolation.hpp"
 #include "tools/torture/mutants.hpp"
+#include "tools/torture/sim.hpp"
 
 namespace kessai::torture {
 namespace {
@@ -28,6 +31,10 @@ struct Arguments {
   std::string level;
   std::string mutant;
   std::string directory;
+  std::string replay_file;
+  bool no_shrink = false;
+  unsigned jobs = 0;
+  std::uint64_t every = 0;
   double seconds = 10;
   double budget = 60;
   std::uint64_t seed = 0;
@@ -114,7 +121,8 @@ int isolation(Arguments& a) {
   }
   if (!a.level.empty() && a.level != "mixed" && !plan.level)
     return refuse(a, "--level takes read_committed, snapshot, serializable or mixed");
-  if (!is_isolation_mutant(a.mutant)) return refuse(a, "no planted bug is called " + a.mutant);
+  if (!is_mutant_of("isolation", a.mutant))
+    return refuse(a, "no planted bug is called " + a.mutant);
   tools::ProgressBar bar(!a.json);
   plan.go_on = [&](const IsolationResult& r) {
     const auto done = static_cast<std::uint64_t>(r.seconds * 1000);
@@ -136,6 +144,87 @@ int isolation(Arguments& a) {
   print_result(a, r);
   if (!r.violations.empty()) return tools::kExitNo;
   return tools::interrupted() ? tools::kExitInterrupted : tools::kExitOk;
+}
+
+int report(const Arguments& a, const SimResult& r) {
+  const crash::CrashRun& sum = r.sum;
+  const bool bad = sum.violation.has_value();
+  if (bad) tools::stderr_sink()("violation: " + *sum.violation + "\n");
+  if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
+    Json violations = Json::array();
+    if (bad) violations.push_back({{"kind", "sim"}, {"text", *sum.violation}});
+    tools::stdout_sink()(
+        tools::json_line({{"seed", a.seed},
+                          {"tried", sum.outcomes},
+                          {"distinct", sum.distinct},
+                          {"crash_points", sum.points},
+                          {"nested", sum.nested},
+                          {"preemptions", 0},
+                          {"faults", sum.faults},
+                          {"violations", std::move(violations)},
+                          {"seconds", r.seconds},
+                          {"mode", kS2pl ? "s2pl" : "mvcc"},
+                          {"histories", r.histories},
+                          {"commits", sum.commits},
+                          {"trace_hash", fmt::format("{:016x}", sum.trace_hash)}}));
+  } else {
+    using tools::grouped;
+    tools::stdout_sink()(tools::render_fields(
+        {{"seed", std::to_string(a.seed)},
+         {"histories", fmt::format("{}, {} commits", grouped(r.histories), grouped(sum.commits))},
+         {"crash points", grouped(sum.points)},
+         {"crash states",
+          fmt::format(
+              "{} tried, {} distinct and recovered, {} crashes inside "
+              "recovery, {} states/s",
+              grouped(sum.outcomes), grouped(sum.distinct), grouped(sum.nested),
+              grouped(static_cast<std::uint64_t>(static_cast<double>(sum.distinct + sum.nested) /
+                                                 std::max(r.seconds, 0.001))))},
+         {"violations", bad ? "1" : "0"}}));
+  }
+  if (bad) return tools::kExitNo;
+  return tools::interrupted() ? tools::kExitInterrupted : tools::kExitOk;
+}
+
+int sim(const Arguments& a) {
+  if (!is_mutant_of("sim", a.mutant)) return refuse(a, "no planted bug is called " + a.mutant);
+  SimPlan plan;
+  plan.seconds = a.seconds;
+  plan.seed = a.seed;
+  plan.mutant = a.mutant;
+  plan.shrink = !a.no_shrink;
+  plan.every = a.every;
+  plan.most_histories = a.histories;
+  plan.jobs =
+      a.jobs != 0 ? a.jobs : static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  tools::ProgressBar bar(!a.json);
+  plan.show = [&](const SimResult& r) {
+    bar.update("sim", static_cast<std::uint64_t>(r.seconds * 1000),
+               static_cast<std::uint64_t>(a.seconds * 1000),
+               tools::grouped(r.sum.distinct) + " crash states");
+  };
+  const SimResult r = run_sim(plan);
+  bar.finish();
+  if (r.bad && plan.shrink) {
+    std::error_code ignored;
+    if (!a.directory.empty()) std::filesystem::create_directories(a.directory, ignored);
+    const std::string file =
+        (a.directory.empty() ? "" : a.directory + "/") +
+        fmt::format("kvtorture-{}-{}.replay", kS2pl ? "s2pl" : "mvcc", r.bad->plan.seed);
+    std::ofstream(file) << r.bad->to_json().dump(1) << "\n";
+    tools::stderr_sink()("again: kvtorture replay " + file + (kS2pl ? " --mode s2pl\n" : "\n"));
+  }
+  return report(a, r);
+}
+
+int replay(Arguments& a) {
+  const auto c = SimCase::from_file(a.replay_file);
+  if (!c) {
+    tools::stderr_sink()(tools::render_error(c.error(), a.json, a.replay_file));
+    return tools::kExitUsage;
+  }
+  a.seed = c->plan.seed;
+  return report(a, run_case(*c, SimPlan().hang_seconds));
 }
 
 int mutants(const Arguments& a) {
@@ -172,6 +261,22 @@ int run(int argc, char** argv) {
   run_isolation->add_option("--from-history", a.from_history, "the first to run");
   run_isolation->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
 
+  auto* run_sim = app.add_subcommand(
+      "sim", "crashes at every operation of a simulated disk, and recovers each of them");
+  run_sim->add_option("--mode", a.mode, "mvcc or s2pl")->check(modes);
+  run_sim->add_option("--seconds", a.seconds)->check(CLI::NonNegativeNumber);
+  run_sim->add_option("--histories", a.histories, "so many, whatever time it takes");
+  run_sim->add_option("--every", a.every,
+                      "crash at each n-th operation only; drawn when not given");
+  run_sim->add_option("--jobs", a.jobs, "histories at a time; one a processor when not given");
+  run_sim->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
+  run_sim->add_flag("--no-shrink", a.no_shrink, "no search for a smaller history, no replay file");
+
+  auto* run_replay =
+      app.add_subcommand("replay", "runs again what sim found, from the file that it wrote");
+  run_replay->add_option("file", a.replay_file)->required();
+  run_replay->add_option("--mode", a.mode, "mvcc or s2pl, as the file says")->check(modes);
+
   auto* run_mutants_command =
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
@@ -182,9 +287,11 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return tools::usage_exit(app, e, argc, argv);
   }
-  if (run_isolation->parsed() && (a.mode == "s2pl") != kS2pl) return run_other_mode(a.mode, argv);
+  if ((a.mode == "s2pl") != kS2pl) return run_other_mode(a.mode, argv);
   tools::install_interrupt_handler();
-  return run_isolation->parsed() ? isolation(a) : mutants(a);
+  if (run_isolation->parsed()) return isolation(a);
+  if (run_sim->parsed()) return sim(a);
+  return run_replay->parsed() ? replay(a) : mutants(a);
 }
 
 }  // namespace

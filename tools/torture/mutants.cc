@@ -44,24 +44,25 @@ int run_mutants(const MutantPlan& plan) {
   tools::Table table({{"mutant"},
                       {"found"},
                       {"seconds", tools::Table::Align::right},
-                      {"transactions", tools::Table::Align::right},
+                      {"states", tools::Table::Align::right},
                       {"as"}});
-  for (const IsolationMutant& m : kIsolationMutants) {
+  for (const Mutant& m : kMutants) {
     if (tools::interrupted()) return tools::kExitInterrupted;
     int code = 0;
     const std::string out = output_of(
         fmt::format(
-            "{} isolation --json --mode {} --seconds {} --seed {} --mutant {} --dir {} 2>/dev/null",
-            quoted(plan.self), m.s2pl ? "s2pl" : "mvcc", plan.budget, plan.seed, m.name,
-            quoted(plan.directory)),
+            "{} {} --json --mode {} --seconds {} --seed {} --mutant {} --dir {} {} 2>/dev/null",
+            quoted(plan.self), m.finder, m.s2pl ? "s2pl" : "mvcc", plan.budget, plan.seed, m.name,
+            quoted(plan.directory), m.finder == "sim" ? "--no-shrink" : ""),
         code);
     const Json row = Json::parse(out, nullptr, false);
     const bool ran = row.is_object() && row.contains("violations");
     const bool found = code == tools::kExitNo && ran && !row["violations"].empty();
     all = all && found;
     const double seconds = ran ? row.value("seconds", 0.0) : 0.0;
-    const std::uint64_t states = ran ? row.value("transactions", std::uint64_t{0}) : 0;
-    const std::string kind = found ? row["violations"][0].value("kind", "")
+    const std::uint64_t states =
+        ran ? row.value(m.finder == "sim" ? "distinct" : "transactions", std::uint64_t{0}) : 0;
+    const std::string kind = found ? row["violations"][0].value("kind", std::string(m.finder))
                              : ran ? ""
                                    : "the tool did not run";
     if (plan.json) {
@@ -69,6 +70,7 @@ int run_mutants(const MutantPlan& plan) {
                                              {"found", found},
                                              {"seconds", seconds},
                                              {"states", states},
+                                             {"by", m.finder},
                                              {"by_schedule", m.schedule},
                                              {"as", kind}}));
       std::fflush(stdout);

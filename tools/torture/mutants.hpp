@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The planted bugs that the isolation torture must find, and `kvtorture mutants`.
+// The planted bugs that the torture must find, and `kvtorture mutants`.
 #pragma once
 
 #include <array>
@@ -8,29 +8,55 @@
 
 namespace kessai::torture {
 
-struct IsolationMutant {
+struct Mutant {
   std::string_view name;
-  bool s2pl = false;      ///< lives in the S2PL build only
-  bool schedule = false;  ///< only the interleaving of threads shows it
+  std::string_view finder;  ///< the subcommand that has to find it
+  bool s2pl = false;        ///< lives in the S2PL build only
+  bool schedule = false;    ///< only the interleaving of threads shows it
 };
 
-inline constexpr std::array kIsolationMutants{
-    IsolationMutant{"skip_validation", false, false},
-    IsolationMutant{"range_read_not_recorded", false, false},
-    IsolationMutant{"read_set_forgets_absent", false, false},
-    IsolationMutant{"first_updater_ignored", false, false},
-    IsolationMutant{"chain_cut_early", false, false},
-    IsolationMutant{"half_applied_visible", false, true},
-    IsolationMutant{"locks_released_before_append", false, true},
-    IsolationMutant{"lost_wake_up", true, true},
-    IsolationMutant{"gap_lock_missing", true, false},
-    IsolationMutant{"shared_lock_ignored", true, false},
+inline constexpr std::array kMutants{
+    Mutant{"skip_validation", "isolation"},
+    Mutant{"range_read_not_recorded", "isolation"},
+    Mutant{"read_set_forgets_absent", "isolation"},
+    Mutant{"first_updater_ignored", "isolation"},
+    Mutant{"chain_cut_early", "isolation"},
+    Mutant{"half_applied_visible", "isolation", false, true},
+    Mutant{"locks_released_before_append", "isolation", false, true},
+    Mutant{"lost_wake_up", "isolation", true, true},
+    Mutant{"gap_lock_missing", "isolation", true},
+    Mutant{"shared_lock_ignored", "isolation", true},
+    Mutant{"low_after_cut", "sim"},
+    Mutant{"live_map_written", "sim"},
+    Mutant{"evict_missed_by_cut", "sim"},
+    Mutant{"modify_without_capture", "sim"},
+    Mutant{"free_drops_dirty", "sim"},
+    Mutant{"reuse_after_one_checkpoint", "sim"},
+    Mutant{"reuse_ignores_building", "sim"},
+    Mutant{"map_chunk_not_flushed", "sim"},
+    Mutant{"data_not_flushed", "sim"},
+    Mutant{"superblock_before_fence", "sim"},
+    Mutant{"superblock_not_flushed", "sim"},
+    Mutant{"overwrite_newest_superblock", "sim"},
+    Mutant{"freed_page_comes_back", "sim"},
+    Mutant{"older_slots_forgotten", "sim"},
+    Mutant{"skip_wal_flush", "sim"},
+    Mutant{"ack_before_completion", "sim"},
+    Mutant{"stale_salt_accepted", "sim"},
+    Mutant{"header_not_flushed", "sim"},
+    Mutant{"segment_name_not_flushed", "sim"},
+    Mutant{"footer_before_header", "sim"},
+    Mutant{"void_parts_applied", "sim"},
+    Mutant{"lsn_reuse", "sim"},
+    Mutant{"window_keeps_first", "sim"},
+    Mutant{"window_lost", "sim"},
+    Mutant{"cut_commit_forgotten", "sim"},
 };
 
 /// "": none is a planted bug too.
-[[nodiscard]] constexpr bool is_isolation_mutant(std::string_view name) {
-  for (const auto& m : kIsolationMutants)
-    if (m.name == name) return true;
+[[nodiscard]] constexpr bool is_mutant_of(std::string_view finder, std::string_view name) {
+  for (const auto& m : kMutants)
+    if (m.name == name && m.finder == finder) return true;
   return name.empty();
 }
 
@@ -42,7 +68,7 @@ struct MutantPlan {
   bool json = false;
 };
 
-/// Runs `kvtorture isolation --mutant` for each of them and prints a row each; the exit code.
+/// Runs `kvtorture FINDER --mutant` for each of them and prints a row each; the exit code.
 [[nodiscard]] int run_mutants(const MutantPlan& plan);
 
 }  // namespace kessai::torture

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine's crash harness: 200 transactions through the public API, over three openings of one
-// small store (64 page frames, 64 KiB log segments, a checkpoint each 16 KiB of log), with all
+// The engine's crash harness: some 200 transactions through the public API, over three openings of
+// one small store (64 page frames, 64 KiB log segments, a checkpoint each 16 KiB of log), with all
 // upkeep stepped by the commits themselves. At every disk operation the power may fail with each
 // outcome of the simulated disk; the real Database::open recovers; the power fails again inside
-// that recovery.
+// that recovery. With `faults` one disk error happens in each opening; the process then dies, with
+// or without the power, and the next opening goes on.
 //
 // Oracle. The states after each commit, in commit order, and how many commits the client may take
 // for granted: told by a durable commit, a ticket, wait_durable, a read of one-call form (I7), or
@@ -15,20 +16,28 @@
 // One state in eight has its newest superblock damaged on top: the one before must do, as long as
 // the log reaches (I12).
 //
+// A commit that failed with any other error than unknown_outcome must be absent; one of unknown
+// outcome may be there or not, and then stays so.
+//
+// The workload draws from one sequence, each crash from one of its own: a run that looks at one
+// operation only (`only_op`) is the same run. Same plan, same trace_hash.
+//
 // Reads, opens and locks change nothing: a crash before one of them leaves what a crash before the
 // next operation leaves. They are counted as crash points, not recovered again.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <deque>
+#include <functional>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
-#include "btree/page_store.hpp"
-#include "tests/crash/engine_model.hpp"
+#include "tools/torture/sim_store.hpp"
 
-namespace kessai::test {
+namespace kessai::crash {
 
 struct CrashRun {
   std::uint64_t points = 0;    ///< I/O indices at which the power may have failed
@@ -39,21 +48,33 @@ struct CrashRun {
                 large = 0;
   std::uint64_t checkpoints = 0, evicted = 0, splits = 0, merges = 0, purged = 0;
   std::uint64_t log_frame_bytes = 0, log_file_bytes = 0;
-  std::optional<std::string> violation;  ///< the first one found
+  std::map<std::string, std::uint64_t> faults;  ///< what was done to the disk, how often
+  std::uint64_t trace_hash = 0;                 ///< of every disk operation of the workload
+  std::optional<std::string> violation;         ///< the first one found
+  std::uint64_t violated_at = 0;                ///< the operation at which it was
 };
 
 struct CrashPlan {
   std::uint64_t seed = 1;
   int transactions = 200;
-  std::uint64_t every = 1;  ///< crash at every n-th operation only (sanitizer builds)
-  bool every_nested =
-      false;  ///< crash at every operation of each recovery, not at a random one that writes
+  std::uint64_t every = 1;    ///< crash at every n-th operation only (sanitizer builds)
+  bool every_nested = false;  ///< crash at every operation of each recovery, not at a random one
+                              ///< that writes
+  bool faults = false;        ///< a disk error in each opening
+  bool trees = true;          ///< trees come and go
+  bool large = true;          ///< commits of several parts
+  bool long_values = true;    ///< values of several pages
+  bool reader = true;         ///< a snapshot stays open
+  std::uint64_t only_op = kEveryOp;  ///< look at the crashes of this operation alone
+  std::function<bool()> go_on = {};  ///< asked at each operation; false: no more crashes
+
+  static constexpr std::uint64_t kEveryOp = ~std::uint64_t{0};
 };
 
-class EngineHarness {
+class CrashHarness {
  public:
-  explicit EngineHarness(const CrashPlan& plan)
-      : plan_(plan), random_(plan.seed), disk_(plan.seed) {}
+  explicit CrashHarness(const CrashPlan& plan)
+      : plan_(plan), random_(plan.seed), crash_random_(plan.seed), disk_(plan.seed) {}
 
   CrashRun run() {
     constexpr int kOpenings = 3;
@@ -67,17 +88,16 @@ class EngineHarness {
         } else {
           reopen(p);
         }
-        for (int i = 0; i < plan_.transactions / kOpenings + 1 && good(); ++i) step(p);
+        if (plan_.faults) plan_fault();
+        for (int i = 0; i < plan_.transactions / kOpenings + 1 && going(); ++i) step(p);
         reader_.reset();
-        if (good()) count(p);
+        if (going()) count(p);
         // The first opening ends in order, the second in the middle of something, the third in
         // order.
-        if (good() && opening != 1) {
-          must(p.close(), "close");
-          told(states_.size() - 1);
-        }
+        if (going() && opening != 1 && must(p.close(), "close")) told(states_.size() - 1);
       }
-      if (opening == 1) lose_power();
+      disk_.clear_faults();
+      if (opening == 1 || (std::exchange(broken_, false) && random_.below(2) == 0)) lose_power();
     }
     disk_.set_observer({});
     return std::move(run_);
@@ -85,15 +105,60 @@ class EngineHarness {
 
  private:
   [[nodiscard]] bool good() const { return !run_.violation; }
+  /// Whether this opening goes on: nothing found, and no disk error that ended it.
+  [[nodiscard]] bool going() const { return good() && !broken_; }
   void violate(const std::string& what) {
-    if (good())
-      run_.violation =
-          "seed " + std::to_string(plan_.seed) + " operation " + std::to_string(op_) + ": " + what;
+    if (!good()) return;
+    run_.violated_at = op_;
+    run_.violation = "seed " + std::to_string(plan_.seed) + " operation " + std::to_string(op_) +
+                     ": " + what + (fault_.empty() ? "" : "\nlast disk error planned: " + fault_) +
+                     "\nlast operations:" + trace();
   }
   template <class T>
   bool must(const Result<T>& r, const char* what) {
-    if (!r) violate(std::string(what) + ": " + r.error().message());
-    return r.has_value();
+    if (r) return true;
+    if (disk_failed(r.error()))
+      broken_ = true;
+    else
+      violate(std::string(what) + ": " + r.error().message());
+    return false;
+  }
+  /// For what was to make the newest state: a commit that failed by any other error than
+  /// unknown_outcome did not happen.
+  template <class T>
+  bool must_commit(const Result<T>& r, const char* what) {
+    if (must(r, what)) return true;
+    if (r.error() != Code::unknown_outcome) states_.pop_back();
+    return false;
+  }
+  /// Whether an error is what the disk error of this opening explains.
+  [[nodiscard]] bool disk_failed(const Error& e) const {
+    return disk_.faults_fired() != 0 && (e == Code::io_error || e == Code::disk_full ||
+                                         e == Code::poisoned || e == Code::unknown_outcome);
+  }
+  /// Some operation of this opening fails.
+  void plan_fault() {
+    using What = io::Fault::What;
+    using After = io::Fault::AfterFlush;
+    static constexpr std::array<std::string_view, 7> kKinds{
+        "write", "write_durable", "flush", "read", "create", "resize", "dir_flush"};
+    io::Fault fault;
+    const auto dice = random_.below(10);
+    fault.what = dice < 6 ? What::io_error : dice < 9 ? What::disk_full : What::short_transfer;
+    fault.kind = kKinds[random_.below(kKinds.size())];
+    if (fault.what == What::disk_full && fault.kind != "create" && fault.kind != "resize")
+      fault.kind = "write";
+    if (fault.what == What::short_transfer) fault.kind = "write";
+    fault.skip = random_.below(random_.below(3) == 0 ? 6 : 60);
+    fault.count = fault.what == What::disk_full && random_.below(2) == 0 ? 1000 : 1;
+    fault.after_flush = std::array{After::kept, After::reverted, After::late}[random_.below(3)];
+    disk_.add_fault(fault);
+    static constexpr std::array<const char*, 3> kNames{"io_error", "disk_full", "short_transfer"};
+    const std::string name =
+        std::string(kNames[static_cast<std::size_t>(fault.what)]) + "_" + fault.kind;
+    ++run_.faults[name];
+    fault_ = name + " after " + std::to_string(fault.skip) + ", " + std::to_string(fault.count) +
+             " times, the cache afterwards " + std::to_string(static_cast<int>(fault.after_flush));
   }
 
   // ---- the client's knowledge ------------------------------------------------------------------
@@ -128,7 +193,7 @@ class EngineHarness {
   std::string some_key() { return key_of(random_.below(kKeys)); }
   std::string some_value() {
     const auto kind = random_.below(100);
-    const bool is_long = kind >= 97;
+    const bool is_long = plan_.long_values && kind >= 97;
     run_.long_values += is_long;
     return std::string(is_long     ? 1500 + random_.below(6000)
                        : kind < 50 ? random_.below(120)
@@ -180,17 +245,17 @@ class EngineHarness {
   void step(Process& p) {
     p.clock.advance(1'000'000);
     const auto dice = random_.below(100);
-    if (dice < 4 && now().size() < 4) {
+    if (plan_.trees && dice < 4 && now().size() < 4) {
       create_tree(p);
-    } else if (dice < 8 && now().size() > 2) {
+    } else if (plan_.trees && dice < 8 && now().size() > 2) {
       drop_tree(p);
-    } else if (dice < 11) {
+    } else if (plan_.large && dice < 11) {
       large_commit(p);
     } else {
       transaction(p, dice);
     }
-    if (good()) look(p);
-    if (good() && random_.below(20) == 0 && must(p.db->wait_durable(last_lsn_), "wait"))
+    if (going()) look(p);
+    if (going() && random_.below(20) == 0 && must(p.db->wait_durable(last_lsn_), "wait"))
       told_lsn(last_lsn_);
   }
 
@@ -201,7 +266,7 @@ class EngineHarness {
     next[name] = std::make_shared<Rows>();
     states_.push_back(std::move(next));
     const auto before = last_lsn_;
-    if (!must(p.db->tree(name, {.create = true}), "create tree")) return;
+    if (!must_commit(p.db->tree(name, {.create = true}), "create tree")) return;
     told(states_.size() - 1);
     last_lsn_ = std::max(before, p.db->stats().applied_lsn);
     ++run_.created;
@@ -211,6 +276,7 @@ class EngineHarness {
   /// A tree of several pages, so that dropping it takes several steps.
   void fill_tree(Process& p, const std::string& name) {
     auto txn = p.db->begin({.durability = Durability::relaxed});
+    if (!must(txn, "begin")) return;
     Tables next = now();
     auto rows = std::make_shared<Rows>();
     for (int i = 0; i < 30; ++i) {
@@ -221,12 +287,13 @@ class EngineHarness {
     next[name] = std::move(rows);
     states_.push_back(std::move(next));
     const auto lsn = txn->commit();
-    if (must(lsn, "commit")) committed(*lsn, false);
+    if (must_commit(lsn, "commit")) committed(*lsn, false);
   }
 
   /// A commit of two parts and a closing record (I2): more than 24 KiB.
   void large_commit(Process& p) {
     auto txn = p.db->begin({.durability = Durability::relaxed});
+    if (!must(txn, "begin")) return;
     Tables next = now();
     auto rows = std::make_shared<Rows>(*now().at("main"));
     for (int i = 0; i < 28; ++i) {
@@ -237,7 +304,8 @@ class EngineHarness {
     next["main"] = std::move(rows);
     states_.push_back(std::move(next));
     const auto lsn = txn->commit();
-    if (must(lsn, "large commit")) committed(*lsn, false);
+    if (!must_commit(lsn, "large commit")) return;
+    committed(*lsn, false);
     ++run_.large;
   }
 
@@ -249,7 +317,7 @@ class EngineHarness {
     next.erase(name);
     states_.push_back(std::move(next));
     if (reader_ && reader_->tree == name) reader_.reset();
-    if (!must(p.db->drop_tree(name), "drop")) return;
+    if (!must_commit(p.db->drop_tree(name), "drop")) return;
     told(states_.size() - 1);
     last_lsn_ = std::max(last_lsn_, p.db->stats().applied_lsn);
     ++run_.dropped;
@@ -268,7 +336,7 @@ class EngineHarness {
     const bool removing = random_.below(100) < 30;
     const auto focus = key_of(random_.below(kKeys));
     const auto writes = removing ? 3 + random_.below(8) : 1 + random_.below(6);
-    for (std::uint64_t n = 0; n < writes && good(); ++n) {
+    for (std::uint64_t n = 0; n < writes && going(); ++n) {
       const std::string tree = some_tree();
       const Tree t = p.db->tree(tree).value();
       Rows& r = rows(tree);
@@ -282,10 +350,12 @@ class EngineHarness {
       const std::string k = some_key(), v = some_value();
       if (random_.below(4) == 0) {
         const auto inserted = txn->insert(t, k, v);
+        if (!inserted && inserted.error() != Code::key_exists) {
+          must(inserted, "insert");
+          return;
+        }
         if (inserted.has_value() == r.contains(k))
           return violate("insert misjudges " + tree + "/" + k);
-        if (!inserted && inserted.error() != Code::key_exists)
-          return violate(inserted.error().message());
         if (!inserted) told_lsn(inserted.error().detail().lsn);  // I7
         r.emplace(k, v);
       } else {
@@ -308,12 +378,12 @@ class EngineHarness {
     run_.relaxed += relaxed;
     if (random_.below(4) == 0) {
       auto ticket = txn->commit_async();
-      if (!must(ticket, "commit_async")) return;
+      if (!must_commit(ticket, "commit_async")) return;
       if (ticket->lsn() != 0) committed(ticket->lsn(), false);
       if (!empty) tickets_.push_back(*ticket);
     } else {
       const auto lsn = txn->commit();
-      if (!must(lsn, "commit")) return;
+      if (!must_commit(lsn, "commit")) return;
       if (*lsn != 0) committed(*lsn, !relaxed);
     }
   }
@@ -324,7 +394,9 @@ class EngineHarness {
     for (int n = 0; n < 12; ++n) {
       const std::string tree = some_tree(), k = some_key();
       auto txn = p.db->begin();
+      if (!must(txn, "begin")) return;
       const auto lsn = txn->get(p.db->tree(tree).value(), k, value);
+      if (!lsn && disk_failed(lsn.error())) continue;
       const auto it = now().at(tree)->find(k);
       if (lsn ? it == now().at(tree)->end() || it->second != value
               : it != now().at(tree)->end() || lsn.error() != Code::not_found)
@@ -338,7 +410,7 @@ class EngineHarness {
       if (must(t.wait(), "ticket")) told_lsn(t.lsn());
       return true;
     });
-    old_reader(p);
+    if (plan_.reader && going()) old_reader(p);
   }
 
   /// A snapshot that stays open over many commits: keeps before-images, ghosts and dropped pages.
@@ -360,10 +432,10 @@ class EngineHarness {
       auto found = std::make_shared<Rows>();
       auto c = reader_->txn.scan(p.db->tree(reader_->tree).value(), {});
       while (c.next()) found->emplace(c.key(), c.value());
-      if (!c.status()) violate("old snapshot: " + c.status().error().message());
+      must(c.status(), "old snapshot");
       const bool s2pl = p.db->info().mode == "s2pl";
       const Rows& expected = s2pl ? *now().at(reader_->tree) : *reader_->rows;
-      if (good() && *found != expected) violate("an old snapshot moved");
+      if (going() && *found != expected) violate("an old snapshot moved");
       reader_.reset();
     }
   }
@@ -393,12 +465,18 @@ class EngineHarness {
     if (!good()) return;
     ++run_.points;
     op_ = op;
+    remember(kind, file);
     if (kind == "read" || kind == "open" || kind == "lock" || op % plan_.every != 0) return;
+    if (plan_.only_op != CrashPlan::kEveryOp && op != plan_.only_op) return;
+    if (plan_.go_on && !plan_.go_on()) return;
+    crash_random_ = io::SeededRandom(plan_.seed * 0x9e3779b97f4a7c15 + op);
     for (const io::CrashOutcome outcome : io::kCrashOutcomes) {
       ++run_.outcomes;
-      io::SimDisk survivor = disk_.survivor(outcome, random_.next());
-      const bool damaged = random_.below(8) == 0;
+      ++run_.faults["power_" + std::string(io::outcome_name(outcome))];
+      io::SimDisk survivor = disk_.survivor(outcome, crash_random_.next());
+      const bool damaged = crash_random_.below(8) == 0;
       if (damaged) damage_newest_superblock(survivor);
+      run_.faults["superblock_damaged"] += damaged;
       if (seen_.insert(survivor.image_hash() * 0x9e3779b97f4a7c15 + told_).second) {
         if (auto bad = crash_and_recover(std::move(survivor)))
           return violate(std::string(io::outcome_name(outcome)) +
@@ -409,29 +487,31 @@ class EngineHarness {
     }
   }
 
+  static constexpr std::size_t kTraceLines = 40;
+  void remember(std::string_view kind, std::string_view file) {
+    const std::string line = std::string(kind) + " " + std::string(file);
+    run_.trace_hash = run_.trace_hash * 0x100000001b3 ^ std::hash<std::string>{}(line);
+    last_operations_.push_back(std::move(line));
+    if (last_operations_.size() > kTraceLines) last_operations_.pop_front();
+  }
+  [[nodiscard]] std::string trace() const {
+    std::string out;
+    for (std::size_t i = 0; i < last_operations_.size(); ++i)
+      out += "\n  " + std::to_string(op_ + 1 + i - last_operations_.size()) + " " +
+             last_operations_[i];
+    return out;
+  }
+
   /// Recoveries replay the log as a whole, in some windows, and operation by operation.
   static std::uint64_t window_of(std::uint64_t how) {
     static constexpr std::uint64_t kWindows[] = {0, 4000, 600, 1};
     return kWindows[how % std::size(kWindows)];
   }
 
-  static void damage_newest_superblock(io::SimDisk& disk) {
-    const auto bytes = disk.file_bytes(btree::kDataFile);
-    std::uint64_t newest = 0, offset = 0;
-    for (std::uint64_t at = 0; at < btree::kFirstSlotOffset; at += btree::kSuperblockStride) {
-      const auto sb = btree::decode_superblock(
-          std::span<const std::byte, kPageSize>(bytes.data() + at, kPageSize));
-      if (!sb || sb->number <= newest) continue;
-      newest = sb->number;
-      offset = at;
-    }
-    disk.flip(btree::kDataFile, (offset + 100) * 8);
-  }
-
   std::optional<std::string> crash_and_recover(io::SimDisk survivor) {
     ++run_.distinct;
     const io::SimDisk before = survivor;
-    const std::uint64_t how = random_.next();
+    const std::uint64_t how = crash_random_.next();
     std::size_t state = 0;
     std::uint64_t ops = 0;
     std::vector<std::uint64_t> changing;  // operations of the recovery that write
@@ -449,11 +529,11 @@ class EngineHarness {
       if (!found) return std::exchange(run_.violation, std::nullopt);
       state = *found;
       if (auto bad = first_damage(*p.db)) return bad;
-      if (random_.below(4) == 0) {
+      if (crash_random_.below(4) == 0) {
         if (auto bad = goes_on(p, survivor, states_[state])) return "after the crash: " + *bad;
       }
     }
-    std::uint64_t at = changing[random_.below(changing.size())], last = at;
+    std::uint64_t at = changing[crash_random_.below(changing.size())], last = at;
     if (plan_.every_nested) {
       at = 0;
       last = ops - 1;
@@ -469,8 +549,8 @@ class EngineHarness {
     again.set_observer([&](std::uint64_t op, std::string_view kind, std::string_view) {
       if (op < at || op > last || bad) return;
       ++run_.nested;
-      const auto outcome = io::kCrashOutcomes[random_.below(io::kCrashOutcomes.size())];
-      bad = recovers_to(again.survivor(outcome, random_.next()), state);
+      const auto outcome = io::kCrashOutcomes[crash_random_.below(io::kCrashOutcomes.size())];
+      bad = recovers_to(again.survivor(outcome, crash_random_.next()), state);
       if (bad)
         bad = "crash inside recovery at its operation " + std::to_string(op) + " (" +
               std::string(kind) + "): " + *bad;
@@ -483,7 +563,7 @@ class EngineHarness {
   }
 
   std::optional<std::string> recovers_to(io::SimDisk disk, std::size_t state) {
-    Process p(disk, random_.next());
+    Process p(disk, crash_random_.next());
     if (auto r = p.open(); !r) return "recovery: " + r.error().message();
     if (!which_state(*p.db, state, state)) return std::exchange(run_.violation, std::nullopt);
     return first_damage(*p.db);
@@ -494,7 +574,7 @@ class EngineHarness {
     const Tree main = p.db->tree("main").value();
     Rows rows = *tables.at("main");
     for (int i = 0; i < 4; ++i) {
-      const std::string k = some_key(), v(random_.below(900), 'n');
+      const std::string k = key_of(crash_random_.below(kKeys)), v(crash_random_.below(900), 'n');
       const auto lsn =
           p.db->put(main, k, v, i % 2 == 0 ? Durability::durable : Durability::relaxed);
       if (!lsn) return "put: " + lsn.error().message();
@@ -503,7 +583,7 @@ class EngineHarness {
     }
     tables["main"] = std::make_shared<Rows>(std::move(rows));
     if (auto r = p.close(); !r) return "close: " + r.error().message();
-    Process again(disk, random_.next());
+    Process again(disk, crash_random_.next());
     if (auto r = again.open(); !r) return "reopening: " + r.error().message();
     if (!again.db->info().clean) return "a clean close was taken for a crash";
     auto found = read_all(*again.db);
@@ -544,7 +624,8 @@ class EngineHarness {
   }
 
   const CrashPlan plan_;
-  io::SeededRandom random_;
+  io::SeededRandom random_;        ///< of the workload
+  io::SeededRandom crash_random_;  ///< of the crashes at one operation
   io::SimDisk disk_;
   std::vector<Tables> states_;  ///< [0] = after loading; one more per commit
   std::size_t told_ = 0;        ///< this state and what led to it can be taken for granted
@@ -554,7 +635,10 @@ class EngineHarness {
   std::optional<Reader> reader_;
   std::unordered_set<std::uint64_t> seen_;
   std::uint64_t op_ = 0;
+  bool broken_ = false;  ///< a disk error ended this opening
+  std::string fault_;    ///< planned last
+  std::deque<std::string> last_operations_;
   CrashRun run_;
 };
 
-}  // namespace kessai::test
+}  // namespace kessai::crash

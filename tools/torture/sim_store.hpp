@@ -1,29 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the engine's fault tests share: one process that has a simulated store open, and a model of
-// its contents to compare with.
+// One process that has a store on the simulated disk open, and a model of its contents to compare
+// with. For `kvtorture sim` and for the engine's fault tests.
 #pragma once
 
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "btree/page_store.hpp"
 #include "io/env.hpp"
 #include "io/sim_disk.hpp"
 #include "kessai/kessai.hpp"
 
-namespace kessai::test {
+namespace kessai::crash {
 
 using Rows = std::map<std::string, std::string>;
 /// Tree name -> rows. Rows are shared between the states of a history.
 using Tables = std::map<std::string, std::shared_ptr<const Rows>>;
-
-inline std::uint64_t number_from(const char* name, std::uint64_t fallback) {
-  const char* text = std::getenv(name);
-  return text != nullptr ? std::strtoull(text, nullptr, 0) : fallback;
-}
 
 /// A process that uses the store on `disk`, without background threads. Destroying it is kill -9.
 class Process {
@@ -134,4 +130,18 @@ class Process {
   return std::nullopt;
 }
 
-}  // namespace kessai::test
+/// A store must do with the superblock before it, as long as the log reaches (I12).
+inline void damage_newest_superblock(io::SimDisk& disk) {
+  const auto bytes = disk.file_bytes(btree::kDataFile);
+  std::uint64_t newest = 0, offset = 0;
+  for (std::uint64_t at = 0; at < btree::kFirstSlotOffset; at += btree::kSuperblockStride) {
+    const auto sb = btree::decode_superblock(
+        std::span<const std::byte, kPageSize>(bytes.data() + at, kPageSize));
+    if (!sb || sb->number <= newest) continue;
+    newest = sb->number;
+    offset = at;
+  }
+  disk.flip(btree::kDataFile, (offset + 100) * 8);
+}
+
+}  // namespace kessai::crash

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// `kvtorture sim`: crash histories (crash_run.hpp) with drawn shapes, each in a process of its own.
+//
+// The parent starts as many children as it may, one history each, and adds up what they report over
+// a pipe. A child that dies by a signal or says nothing for too long is a violation like any other.
+// The first violation ends the run: its history is made as small as it goes and written to a file
+// that `kvtorture replay` runs again.
+//
+// What this does not simulate: the schedule of threads. Histories are of one thread, upkeep runs
+// inside the commits.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tools/output.hpp"
+#include "tools/torture/crash_run.hpp"
+
+namespace kessai::torture {
+
+/// One history: what the crash harness is to do, and how often checkpoint steps come between the
+/// changes of commits (one in `interrupt_odds`; 0: never).
+struct SimCase {
+  crash::CrashPlan plan;
+  std::uint64_t interrupt_odds = 0;
+  std::string mutant;  ///< planted bug
+
+  /// Draws the shape of a history: its length, what happens in it, whether the disk fails.
+  [[nodiscard]] static SimCase drawn(std::uint64_t seed);
+  [[nodiscard]] tools::Json to_json() const;
+  /// Of a replay file. The error names the file and what is wrong with it.
+  [[nodiscard]] static Result<SimCase> from_file(const std::string& path);
+};
+
+struct SimPlan {
+  double seconds = 10;
+  std::uint64_t most_histories =
+      0;                    ///< so many, whatever time it takes; 0: as many as there is time
+  std::uint64_t seed = 1;   ///< of the first history; the next ones count on
+  unsigned jobs = 1;        ///< children at a time
+  std::uint64_t every = 0;  ///< crash at every n-th operation; 0: drawn
+  std::string mutant;
+  bool shrink = true;                                      ///< make what was found small
+  double hang_seconds = 120;                               ///< of one history
+  std::function<void(const struct SimResult&)> show = {};  ///< progress
+};
+
+struct SimResult {
+  crash::CrashRun sum;  ///< `violation` is the first one
+  std::uint64_t histories = 0;
+  double seconds = 0;
+  std::optional<SimCase> bad;  ///< the smallest history that shows it
+};
+
+[[nodiscard]] SimResult run_sim(const SimPlan& plan);
+
+/// Runs one history, in a child as well.
+[[nodiscard]] SimResult run_case(const SimCase& c, double hang_seconds);
+
+}  // namespace kessai::torture
