@@ -7,12 +7,6 @@
 namespace kessai::torture {
 namespace {
 
-double torture_seconds() {
-  const char* given = std::getenv("KESSAI_TORTURE_SECONDS");
-  const double seconds = given == nullptr ? 0 : std::strtod(given, nullptr);
-  return seconds > 0 ? seconds : 60;
-}
-
 class LongRun : public ::testing::TestWithParam<Promise> {};
 
 TEST_P(LongRun, FindsNoViolation) {

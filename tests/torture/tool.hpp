@@ -20,6 +20,13 @@ inline Ran kvtorture(std::vector<std::string> words, const ScratchFolder& scratc
   return tools::run(words, scratch);
 }
 
+/// For how long the long tests run.
+inline double torture_seconds() {
+  const char* given = std::getenv("KESSAI_TORTURE_SECONDS");
+  const double seconds = given == nullptr ? 0 : std::strtod(given, nullptr);
+  return seconds > 0 ? seconds : 60;
+}
+
 /// Whether this build tree has the mode: kvtorture itself, or the twin beside it.
 inline bool has_mode(std::string_view mode) {
   const bool own = (mode == "s2pl") == (KESSAI_S2PL != 0);
