@@ -119,6 +119,7 @@ Result<void> PageStore::step_map() {
     }
     KESSAI_TRY(space_->ensure_free(chunks.size()));
     space_->take(chunks.size(), cut, slots);
+    chunks_in_flight_ = chunks.size();
   }
   const bool skip = KESSAI_MUTANT(map_chunk_not_flushed) && !chunks.empty();
   if (skip) {
@@ -132,6 +133,7 @@ Result<void> PageStore::step_map() {
       space_->drop(old, cut);
     }
   }
+  chunks_in_flight_ = 0;
   if (!map_.dirty_chunks(map_level_).empty()) return {};
   ++map_level_;
   if (map_level_ == map_.cut_depth()) phase_ = Phase::publish;

@@ -333,7 +333,7 @@ Result<void> PageStore::audit_space() {
   io::MutexLock lock(map_mutex_);
   return space_->audit([&](const std::function<void(Slot)>& live)
                            KESSAI_REQUIRES(map_mutex_) { map_.each_slot(live); },
-                       in_flight_.size());
+                       in_flight_.size() + chunks_in_flight_);
 }
 
 }  // namespace kessai::btree

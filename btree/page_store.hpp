@@ -232,6 +232,8 @@ class PageStore final : private PageSource {
   bool cut_complete_ KESSAI_GUARDED_BY(map_mutex_) = false;
   std::uint64_t used_pages_ KESSAI_GUARDED_BY(map_mutex_) = 0;
   boost::unordered_flat_map<std::uint64_t, InFlight> in_flight_ KESSAI_GUARDED_BY(map_mutex_);
+  /// Map chunks of a checkpoint on their way: their slots are taken, no map has them yet.
+  std::uint64_t chunks_in_flight_ KESSAI_GUARDED_BY(map_mutex_) = 0;
   Error poison_error_ KESSAI_GUARDED_BY(map_mutex_) = Error(Code::poisoned);
 
   mutable io::Mutex queue_mutex_;

@@ -55,7 +55,7 @@ class Space {
   [[nodiscard]] Result<void> ensure_free(std::uint64_t needed);
 
   /// every slot is exactly one of live (as `each_live` enumerates), dead but needed, free, or
-  /// one of `in_flight` images. `damaged` naming the first slot that is not.
+  /// one of `in_flight` images and map chunks. `damaged` naming the first slot that is not.
   [[nodiscard]] Result<void> audit(
       const std::function<void(const std::function<void(Slot)>&)>& each_live,
       std::uint64_t in_flight) const;

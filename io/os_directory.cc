@@ -243,9 +243,8 @@ Result<void> OsDirectory::calibrate() {
   system_random().fill(std::as_writable_bytes(std::span(&tag, 1)));
   const std::string name = "calibrate-" + std::to_string(tag) + ".tmp";
   KESSAI_ASSIGN(scratch, open(name, OpenMode::create_new));
-  auto timed = time_durable_writes(static_cast<OsFile&>(*scratch));
-  KESSAI_TRY(remove(name));
-  return timed;
+  KESSAI_TRY(remove(name));  // at once: a process that is killed meanwhile leaves no file behind
+  return time_durable_writes(static_cast<OsFile&>(*scratch));
 }
 
 Result<std::unique_ptr<Directory>> open_directory(const std::string& path,

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/isolation.hpp"
 
-#include <poll.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +14,7 @@
 #include "kessai/database.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/torture/black_box.hpp"
+#include "tools/torture/ended.hpp"
 #include "tools/torture/resolve.hpp"
 #include "tools/torture/white_box.hpp"
 
@@ -25,22 +24,6 @@ namespace {
 // Of this process: the children's time is not the checker's.
 double cpu_s() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; }
-
-// The end of a process, to be waited for.
-class Ended {
- public:
-  explicit Ended(pid_t pid) : fd_(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))) {}
-  ~Ended() { close(fd_); }
-  Ended(const Ended&) = delete;
-  Ended& operator=(const Ended&) = delete;
-  void wait(int most_ms) const {
-    pollfd p{fd_, POLLIN, 0};
-    (void)poll(&p, 1, most_ms);
-  }
-
- private:
-  int fd_;
-};
 
 class Runner {
  public:
@@ -103,7 +86,7 @@ class Runner {
     const double delay = static_cast<double>(random.below(1000) * random.below(1000)) * 3e-7;
     std::uint64_t seen = 0;
     double seen_at = now_s();
-    for (int status = 0;; ended.wait(1)) {
+    for (int status = 0;; ended.wait(1'000'000)) {
       if (waitpid(pid, &status, WNOHANG) == pid) return well_ended(p, status, last);
       const double now = now_s();
       if (const auto progress = board_->progress.load(); progress != seen) {

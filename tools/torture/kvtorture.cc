@@ -15,6 +15,7 @@
 #include "tools/interrupt.hpp"
 #include "tools/progress.hpp"
 #include "tools/torture/isolation.hpp"
+#include "tools/torture/kill.hpp"
 #include "tools/torture/mutants.hpp"
 #include "tools/torture/sim.hpp"
 
@@ -74,14 +75,17 @@ std::string scratch_folder(const Arguments& a) {
          std::to_string(getpid());
 }
 
+Json json_of(const std::vector<Violation>& violations) {
+  Json out = Json::array();
+  for (const Violation& v : violations) out.push_back({{"kind", v.kind}, {"text", v.text}});
+  return out;
+}
+
 void print_result(const Arguments& a, const IsolationResult& r) {
   if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
-    Json violations = Json::array();
-    for (const Violation& v : r.violations)
-      violations.push_back({{"kind", v.kind}, {"text", v.text}});
     tools::stdout_sink()(tools::json_line({{"transactions", r.transactions},
                                            {"checked_per_s", r.checked_per_s()},
-                                           {"violations", std::move(violations)},
+                                           {"violations", json_of(r.violations)},
                                            {"mode", kS2pl ? "s2pl" : "mvcc"},
                                            {"level", a.level.empty() ? "mixed" : a.level},
                                            {"seed", a.seed},
@@ -227,6 +231,65 @@ int replay(Arguments& a) {
   return report(a, run_case(*c, SimPlan().hang_seconds));
 }
 
+void print_result(const Arguments& a, const KillResult& r) {
+  if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
+    tools::stdout_sink()(tools::json_line({{"kills", r.kills},
+                                           {"acked", r.acked},
+                                           {"lost", r.lost},
+                                           {"half_applied", r.half_applied},
+                                           {"seed", a.seed},
+                                           {"mode", kS2pl ? "s2pl" : "mvcc"},
+                                           {"seconds", r.seconds},
+                                           {"cycles", r.cycles},
+                                           {"cycles_per_s", r.cycles_per_s()},
+                                           {"commits", r.commits},
+                                           {"stopped", r.stopped},
+                                           {"file_limit_hits", r.file_limit_hits},
+                                           {"zombie_opens", r.zombie_opens},
+                                           {"violations", json_of(r.violations)}}));
+    return;
+  }
+  using tools::grouped;
+  tools::stdout_sink()(tools::render_fields(
+      {{"kill -9", fmt::format("{} in {} lives, {:.1f} lives/s", grouped(r.kills),
+                               grouped(r.cycles), r.cycles_per_s())},
+       {"acked", fmt::format("{} durable of {} commits", grouped(r.acked), grouped(r.commits))},
+       {"lost", grouped(r.lost)},
+       {"half applied", grouped(r.half_applied)},
+       {"other ends",
+        fmt::format("{} stopped, {} errors of limited files, {} opens beside a "
+                    "process that was going away",
+                    grouped(r.stopped), grouped(r.file_limit_hits), grouped(r.zombie_opens))},
+       {"violations", std::to_string(r.violations.size())}}));
+}
+
+int kill_lives(const Arguments& a) {
+  if (!is_kill_mutant(a.mutant)) return refuse(a, "no planted bug is called " + a.mutant);
+  KillPlan plan;
+  plan.s2pl = kS2pl;
+  plan.directory = scratch_folder(a);
+  plan.seconds = a.seconds;
+  plan.seed = a.seed;
+  plan.mutant = a.mutant;
+  tools::ProgressBar bar(!a.json);
+  plan.watch = [&](double seconds) {
+    bar.update("kill", static_cast<std::uint64_t>(seconds * 1000),
+               static_cast<std::uint64_t>(a.seconds * 1000));
+  };
+  const KillResult r = run_kill(plan);
+  bar.finish();
+  for (const Violation& v : r.violations) tools::stderr_sink()(v.kind + ": " + v.text + "\n");
+  const bool good = r.violations.empty() && r.lost == 0 && r.half_applied == 0;
+  if (!good) {
+    tools::stderr_sink()(fmt::format("again: kvtorture kill --mode {} --seconds {} --seed {}{}\n",
+                                     kS2pl ? "s2pl" : "mvcc", a.seconds, a.seed,
+                                     a.mutant.empty() ? "" : " --mutant " + a.mutant));
+  }
+  print_result(a, r);
+  if (!good) return tools::kExitNo;
+  return tools::interrupted() ? tools::kExitInterrupted : tools::kExitOk;
+}
+
 int mutants(const Arguments& a) {
   MutantPlan plan;
   plan.self = self_path();
@@ -277,6 +340,12 @@ int run(int argc, char** argv) {
   run_replay->add_option("file", a.replay_file)->required();
   run_replay->add_option("--mode", a.mode, "mvcc or s2pl, as the file says")->check(modes);
 
+  auto* run_kill_command =
+      app.add_subcommand("kill", "kills processes at random moments and looks what the store kept");
+  run_kill_command->add_option("--mode", a.mode, "mvcc or s2pl")->check(modes);
+  run_kill_command->add_option("--seconds", a.seconds)->check(CLI::NonNegativeNumber);
+  run_kill_command->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
+
   auto* run_mutants_command =
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
@@ -287,10 +356,12 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return tools::usage_exit(app, e, argc, argv);
   }
-  if ((a.mode == "s2pl") != kS2pl) return run_other_mode(a.mode, argv);
+  if (!run_mutants_command->parsed() && (a.mode == "s2pl") != kS2pl)
+    return run_other_mode(a.mode, argv);
   tools::install_interrupt_handler();
   if (run_isolation->parsed()) return isolation(a);
   if (run_sim->parsed()) return sim(a);
+  if (run_kill_command->parsed()) return kill_lives(a);
   return run_replay->parsed() ? replay(a) : mutants(a);
 }
 

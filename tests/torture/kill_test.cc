@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: a store keeps through kill -9 what it promised, and `kvtorture kill` speaks its contract
+// and has teeth. Method: a short run for each mode with a new seed (printed); one with a planted
+// bug. The long form is kill_torture_test.cc.
+#include <filesystem>
+
+#include "tests/torture/tool.hpp"
+
+namespace kessai::torture {
+namespace {
+
+class Kill : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Kill, LosesNothingThatWasPromised) {
+  if (!has_mode(GetParam())) GTEST_SKIP() << "this build has no " << GetParam();
+  const ScratchFolder scratch;
+  const auto seed = std::to_string(tools::test_seed() % 1'000'000'000);
+  const Ran ran =
+      kvtorture({"kill", "--mode", GetParam(), "--seconds", "2", "--seed", seed}, scratch);
+  ASSERT_EQ(ran.code, 0) << ran.err << ran.out;
+  const Json row = ran.row();
+  EXPECT_EQ(row["lost"], 0);
+  EXPECT_EQ(row["half_applied"], 0);
+  EXPECT_TRUE(row["violations"].empty());
+  EXPECT_GT(row["kills"].get<std::uint64_t>(), 2u);
+  EXPECT_GT(row["acked"].get<std::uint64_t>(), 0u);
+  EXPECT_EQ(row["mode"], GetParam());
+  EXPECT_FALSE(std::filesystem::exists(scratch / "run")) << "the work folder stays behind";
+}
+
+INSTANTIATE_TEST_SUITE_P(Kvtorture, Kill, ::testing::Values("mvcc", "s2pl"));
+
+TEST(Kvtorture, FindsAnAcknowledgementBeforeTheWrite) {
+  const ScratchFolder scratch;
+  const Ran ran = kvtorture(
+      {"kill", "--seconds", "60", "--seed", "3", "--mutant", "ack_before_write"}, scratch);
+  EXPECT_EQ(ran.code, 1) << ran.err;
+  EXPECT_GT(ran.row()["lost"].get<std::uint64_t>(), 0u);
+  EXPECT_NE(ran.err.find("lost: "), std::string::npos) << ran.err;
+  EXPECT_NE(ran.err.find("again: kvtorture kill --mode "), std::string::npos) << ran.err;
+  EXPECT_FALSE(std::filesystem::exists(scratch / "run")) << "the work folder stays behind";
+}
+
+TEST(Kvtorture, RefusesWhatKillDoesNotKnow) {
+  const ScratchFolder scratch;
+  EXPECT_EQ(kvtorture({"kill", "--mutant", "no_such_bug"}, scratch).code, 2);
+  EXPECT_EQ(kvtorture({"kill", "--mode", "occ"}, scratch).code, 2);
+}
+
+}  // namespace
+}  // namespace kessai::torture
