@@ -65,36 +65,6 @@ class TreeHolds {
 
 }  // namespace
 
-/// A write set in the certifier's ring, from before the reservation until the commit is visible or
-/// came to nothing.
-class Store::Published {
- public:
-  Published(mvcc::Certifier& certifier, const std::vector<Write>& writes) : certifier_(certifier) {
-    if constexpr (kS2pl) return;
-    boost::container::small_vector<mvcc::Certifier::Written, 16> keys;
-    for (const Write& w : writes) {
-      if (!w.noop) keys.push_back({w.tree->tree.id(), w.key});
-    }
-    ticket_ = certifier_.publish({keys.data(), keys.size()});
-  }
-  ~Published() {
-    if constexpr (!kS2pl) certifier_.finished(ticket_, lsn_);
-  }
-  Published(const Published&) = delete;
-  Published& operator=(const Published&) = delete;
-  [[nodiscard]] mvcc::Certifier::Ticket ticket() const noexcept { return ticket_; }
-  void reserved(Lsn lsn) noexcept {
-    lsn_ = lsn;
-    if constexpr (!kS2pl) certifier_.reserved(ticket_, lsn);
-  }
-  void withdraw() noexcept { lsn_ = 0; }
-
- private:
-  mvcc::Certifier& certifier_;
-  mvcc::Certifier::Ticket ticket_ = 0;
-  Lsn lsn_ = 0;
-};
-
 Result<void> Store::writable() const {
   if (log_ == nullptr) return fail(Code::read_only, "the store is open for reading only");
   // A log that failed ends the store as a whole (I4).
@@ -191,8 +161,7 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate
   }
   btree::Shadows shadows(*pages_);
   if (KESSAI_MUTANT(locks_released_before_append)) locks_->release_all(locks);
-  Published published(certifier_, sorted);
-  auto lsn = append_and_apply(writes, shadows, published, validate);
+  auto lsn = append_and_apply(writes, shadows, validate);
   pages_->unclaim(claim);
   if (!lsn) {
     if (lsn.error() != Code::unknown_outcome) discard();
@@ -205,14 +174,45 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate
   locks_->release_all(locks);
   writes.clear();
   counters.commits.fetch_add(1, std::memory_order_relaxed);
-  // Visible before answered, and before the certifier forgets: earlier commits may still be
-  // applying.
-  while (log_->applied_lsn() < *lsn && !log_->poisoned()) io::yield_thread();
   after_commit();
   return lsn;
 }
 
-Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows, Published& published,
+namespace {
+
+/// A write set in the certifier's ring, from before the reservation until the commit is visible or
+/// came to nothing.
+class Published {
+ public:
+  Published(mvcc::Certifier& certifier, const std::vector<Write>& writes) : certifier_(certifier) {
+    if constexpr (kS2pl) return;
+    boost::container::small_vector<mvcc::Certifier::Written, 16> keys;
+    for (const Write& w : writes) {
+      if (!w.noop) keys.push_back({w.tree->tree.id(), w.key});
+    }
+    ticket_ = certifier_.publish({keys.data(), keys.size()});
+  }
+  ~Published() {
+    if constexpr (!kS2pl) certifier_.finished(ticket_, lsn_);
+  }
+  Published(const Published&) = delete;
+  Published& operator=(const Published&) = delete;
+  [[nodiscard]] mvcc::Certifier::Ticket ticket() const noexcept { return ticket_; }
+  void reserved(Lsn lsn) noexcept {
+    lsn_ = lsn;
+    if constexpr (!kS2pl) certifier_.reserved(ticket_, lsn);
+  }
+  void withdraw() noexcept { lsn_ = 0; }
+
+ private:
+  mvcc::Certifier& certifier_;
+  mvcc::Certifier::Ticket ticket_ = 0;
+  Lsn lsn_ = 0;
+};
+
+}  // namespace
+
+Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
                                     const Validate* validate) {
   std::string stream, record;
   for (const Write& w : writes.all()) {
@@ -221,6 +221,7 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows, P
         {w.tree->tree.id(), w.remove ? wal::OpKind::remove : wal::OpKind::put, w.key, w.value},
         stream);
   }
+  Published published(certifier_, writes.all());
   wal::Log::Reservation at;
   std::uint64_t hold = 0;
   const bool large = wal::kRecordHeader + stream.size() > log_->max_record();
@@ -263,6 +264,10 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows, P
   if (KESSAI_INTERRUPT(before_applied)) step_checkpoint(true);
   if (!KESSAI_MUTANT(half_applied_visible)) log_->applied(at);
   if (large) log_->release_low(hold);
+  // Visible before answered, before the certifier forgets, and before any lock goes: who takes the
+  // lock next begins a snapshot that must see what it protected. Earlier commits may still be
+  // applying.
+  while (log_->applied_lsn() < at.lsn && !log_->poisoned()) io::yield_thread();
   return at.lsn;
 }
 

@@ -243,9 +243,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// Takes a share of the pin budget for a commit: waits while others hold too much of it.
   [[nodiscard]] Result<std::uint32_t> take_pin_share(const std::vector<Write>& writes);
   [[nodiscard]] Result<void> prepare_writes(WriteSet& writes, std::vector<btree::Pool::Pin>& pins);
-  class Published;
   [[nodiscard]] Result<Lsn> append_and_apply(WriteSet& writes, btree::Shadows& shadows,
-                                             Published& published, const Validate* validate);
+                                             const Validate* validate);
   [[nodiscard]] Result<void> validate(const Validate& v, mvcc::Certifier::Ticket mine, Lsn commit);
   /// Appends the parts and reserves for their closing record, which it leaves in `record`.
   [[nodiscard]] Result<wal::Log::Reservation> append_parts(const std::string& stream,
