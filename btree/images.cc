@@ -28,8 +28,11 @@ Error PageStore::damage(Slot slot, PageId page, std::string what) const {
 
 Result<void> PageStore::verify_image(PageId p, const MapEntry& e, const std::byte* page) const {
   if (hash_page(page) != e.hash) {
-    return std::unexpected(
-        damage(e.slot, p, "the page is not the one that was written here (hash mismatch)"));
+    Error wrong =
+        damage(e.slot, p, "the page is not the one that was written here (hash mismatch)");
+    // A failed flush can take back what was written: recovery has it, nothing is damaged yet.
+    if (poisoned_.load(std::memory_order_acquire)) wrong = Error(Code::poisoned, wrong.detail());
+    return std::unexpected(std::move(wrong));
   }
   const PageHeader h = read_header(page);
   if (h.page != raw(p) || h.store != id_.lo) {

@@ -22,7 +22,7 @@ TEST_P(Kill, LosesNothingThatWasPromised) {
   EXPECT_EQ(row["lost"], 0);
   EXPECT_EQ(row["half_applied"], 0);
   EXPECT_TRUE(row["violations"].empty());
-  EXPECT_GT(row["kills"].get<std::uint64_t>(), 2u);
+  EXPECT_GT(row["kills"].get<std::uint64_t>(), 0u);
   EXPECT_GT(row["acked"].get<std::uint64_t>(), 0u);
   EXPECT_EQ(row["mode"], GetParam());
   EXPECT_FALSE(std::filesystem::exists(scratch / "run")) << "the work folder stays behind";
@@ -38,7 +38,8 @@ TEST(Kvtorture, FindsAnAcknowledgementBeforeTheWrite) {
   EXPECT_GT(ran.row()["lost"].get<std::uint64_t>(), 0u);
   EXPECT_NE(ran.err.find("lost: "), std::string::npos) << ran.err;
   EXPECT_NE(ran.err.find("again: kvtorture kill --mode "), std::string::npos) << ran.err;
-  EXPECT_FALSE(std::filesystem::exists(scratch / "run")) << "the work folder stays behind";
+  EXPECT_NE(ran.err.find("the stores are kept in "), std::string::npos) << ran.err;
+  EXPECT_FALSE(std::filesystem::is_empty(scratch / "run"));
 }
 
 TEST(Kvtorture, RefusesWhatKillDoesNotKnow) {

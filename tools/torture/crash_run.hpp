@@ -35,6 +35,7 @@
 #include <utility>
 #include <vector>
 
+#include "io/mutant.hpp"
 #include "tools/torture/sim_store.hpp"
 
 namespace kessai::crash {
@@ -64,7 +65,8 @@ struct CrashPlan {
   bool trees = true;          ///< trees come and go
   bool large = true;          ///< commits of several parts
   bool long_values = true;    ///< values of several pages
-  bool reader = true;         ///< a snapshot stays open
+  std::uint64_t interrupt_odds = 0;  ///< checkpoint steps inside commits, one in so many; 0: never
+  bool reader = true;                ///< a snapshot stays open
   std::uint64_t only_op = kEveryOp;  ///< look at the crashes of this operation alone
   std::function<bool()> go_on = {};  ///< asked at each operation; false: no more crashes
 
@@ -74,10 +76,15 @@ struct CrashPlan {
 class CrashHarness {
  public:
   explicit CrashHarness(const CrashPlan& plan)
-      : plan_(plan), random_(plan.seed), crash_random_(plan.seed), disk_(plan.seed) {}
+      : plan_(plan),
+        random_(plan.seed),
+        crash_random_(plan.seed),
+        interrupt_random_(plan.seed + 1),
+        disk_(plan.seed) {}
 
   CrashRun run() {
     constexpr int kOpenings = 3;
+    io_interrupts(true);
     for (int opening = 0; opening < kOpenings && good(); ++opening) {
       {
         Process p(disk_, random_.next());
@@ -88,7 +95,8 @@ class CrashHarness {
         } else {
           reopen(p);
         }
-        if (plan_.faults) plan_fault();
+        fired_before_ = disk_.faults_fired();
+        if (plan_.faults && going()) plan_fault();
         for (int i = 0; i < plan_.transactions / kOpenings + 1 && going(); ++i) step(p);
         reader_.reset();
         if (going()) count(p);
@@ -96,10 +104,13 @@ class CrashHarness {
         // order.
         if (going() && opening != 1 && must(p.close(), "close")) told(states_.size() - 1);
       }
-      disk_.clear_faults();
-      if (opening == 1 || (std::exchange(broken_, false) && random_.below(2) == 0)) lose_power();
+      end_of_fault();
+      const bool broke = std::exchange(broken_, false);
+      if (opening == 1 || (broke && random_.below(2) == 0)) lose_power();
     }
     disk_.set_observer({});
+    if (good()) look_at_last();
+    io_interrupts(false);
     return std::move(run_);
   }
 
@@ -128,13 +139,14 @@ class CrashHarness {
   template <class T>
   bool must_commit(const Result<T>& r, const char* what) {
     if (must(r, what)) return true;
-    if (r.error() != Code::unknown_outcome) states_.pop_back();
+    if (r.error() != Code::unknown_outcome) forget_from(states_.size() - 1);
     return false;
   }
   /// Whether an error is what the disk error of this opening explains.
   [[nodiscard]] bool disk_failed(const Error& e) const {
-    return disk_.faults_fired() != 0 && (e == Code::io_error || e == Code::disk_full ||
-                                         e == Code::poisoned || e == Code::unknown_outcome);
+    return excusing_ && disk_.faults_fired() > fired_before_ &&
+           (e == Code::io_error || e == Code::disk_full || e == Code::poisoned ||
+            e == Code::unknown_outcome);
   }
   /// Some operation of this opening fails.
   void plan_fault() {
@@ -156,14 +168,47 @@ class CrashHarness {
     static constexpr std::array<const char*, 3> kNames{"io_error", "disk_full", "short_transfer"};
     const std::string name =
         std::string(kNames[static_cast<std::size_t>(fault.what)]) + "_" + fault.kind;
-    ++run_.faults[name];
+    planned_ = name;
+    excusing_ = fault.what != What::short_transfer;  // nobody is told of that one
     fault_ = name + " after " + std::to_string(fault.skip) + ", " + std::to_string(fault.count) +
              " times, the cache afterwards " + std::to_string(static_cast<int>(fault.after_flush));
+  }
+
+  /// Counts the planned error if it happened, and plans no more.
+  void end_of_fault() {
+    if (!planned_.empty() && disk_.faults_fired() > fired_before_) ++run_.faults[planned_];
+    planned_.clear();
+    excusing_ = false;
+    disk_.clear_faults();
+  }
+  /// What the last opening left, however it ended.
+  void look_at_last() {
+    Process p(disk_, random_.next());
+    reopen(p);
+    if (!good()) return;
+    if (auto bad = first_damage(*p.db)) violate("in the end: " + *bad);
+  }
+  /// Checkpoint steps between the changes of commits. Those of crashes draw from their own
+  /// sequence.
+  void io_interrupts([[maybe_unused]] bool on) {
+#if defined(KESSAI_TORTURE)
+    if (plan_.interrupt_odds == 0) return;
+    io::set_interrupter({});
+    if (!on) return;
+    io::set_interrupter([this](std::string_view) {
+      return (crashing_ ? crash_random_ : interrupt_random_).below(plan_.interrupt_odds) == 0;
+    });
+#endif
   }
 
   // ---- the client's knowledge ------------------------------------------------------------------
 
   [[nodiscard]] const Tables& now() const { return states_.back(); }
+  /// These states are no more what a crash may leave.
+  void forget_from(std::size_t state) {
+    if (state < states_.size()) ++revision_;
+    states_.resize(state);
+  }
   void told(std::size_t state) { told_ = std::max(told_, state); }
   void told_lsn(Lsn durable) {
     for (auto it = lsns_.upper_bound(durable); it != lsns_.begin();) {
@@ -236,7 +281,7 @@ class CrashHarness {
     const auto found = which_state(*p.db, told_, states_.size() - 1);
     if (!found) return;
     // What was not durable is gone for good, and what is there is durable.
-    states_.resize(*found + 1);
+    forget_from(*found + 1);
     told_ = *found;
     lsns_.clear();
     tickets_.clear();
@@ -470,6 +515,12 @@ class CrashHarness {
     if (plan_.only_op != CrashPlan::kEveryOp && op != plan_.only_op) return;
     if (plan_.go_on && !plan_.go_on()) return;
     crash_random_ = io::SeededRandom(plan_.seed * 0x9e3779b97f4a7c15 + op);
+    crashing_ = true;
+    crashes_here(kind, file);
+    crashing_ = false;
+  }
+
+  void crashes_here(std::string_view kind, std::string_view file) {
     for (const io::CrashOutcome outcome : io::kCrashOutcomes) {
       ++run_.outcomes;
       ++run_.faults["power_" + std::string(io::outcome_name(outcome))];
@@ -477,7 +528,8 @@ class CrashHarness {
       const bool damaged = crash_random_.below(8) == 0;
       if (damaged) damage_newest_superblock(survivor);
       run_.faults["superblock_damaged"] += damaged;
-      if (seen_.insert(survivor.image_hash() * 0x9e3779b97f4a7c15 + told_).second) {
+      if (seen_.insert(survivor.image_hash() * 0x9e3779b97f4a7c15 + told_ + (revision_ << 32))
+              .second) {
         if (auto bad = crash_and_recover(std::move(survivor)))
           return violate(std::string(io::outcome_name(outcome)) +
                          (damaged ? " + damaged superblock" : "") + " before " + std::string(kind) +
@@ -626,6 +678,8 @@ class CrashHarness {
   const CrashPlan plan_;
   io::SeededRandom random_;        ///< of the workload
   io::SeededRandom crash_random_;  ///< of the crashes at one operation
+  io::SeededRandom interrupt_random_;
+  bool crashing_ = false;
   io::SimDisk disk_;
   std::vector<Tables> states_;  ///< [0] = after loading; one more per commit
   std::size_t told_ = 0;        ///< this state and what led to it can be taken for granted
@@ -635,8 +689,12 @@ class CrashHarness {
   std::optional<Reader> reader_;
   std::unordered_set<std::uint64_t> seen_;
   std::uint64_t op_ = 0;
-  bool broken_ = false;  ///< a disk error ended this opening
-  std::string fault_;    ///< planned last
+  bool broken_ = false;             ///< a disk error ended this opening
+  std::uint64_t fired_before_ = 0;  ///< disk errors of earlier openings
+  std::string planned_;             ///< disk error of this opening
+  bool excusing_ = false;           ///< errors that calls answer can come from it
+  std::uint64_t revision_ = 0;      ///< of what a crash may leave, beside told_
+  std::string fault_;               ///< planned last
   std::deque<std::string> last_operations_;
   CrashRun run_;
 };

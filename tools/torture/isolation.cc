@@ -31,7 +31,8 @@ class Runner {
 
   IsolationResult run() {
     const double begin = now_s();
-    std::filesystem::create_directories(plan_.directory);
+    std::error_code unmade;  // the open says what is wrong
+    std::filesystem::create_directories(plan_.directory, unmade);
     for (std::uint32_t history = plan_.first_history;; ++history) {
       run_history(history);
       result_.seconds = now_s() - begin;

@@ -113,7 +113,10 @@ class Runner {
   KillResult run() {
     const double begin = now_s();
     for (std::uint32_t life = 1; !over(); ++life) {
-      if (life % kLivesOfStore == 1) fresh_store();
+      if (life % kLivesOfStore == 1) {
+        if (life != 1) last_life(life);  // somebody has to look at what the one before left
+        fresh_store();
+      }
       cycle(life, life % kLivesOfStore == 1);
       result_.seconds = now_s() - begin;
       if (result_.seconds >= plan_.seconds) {
@@ -124,8 +127,6 @@ class Runner {
     }
     bury();
     collect();
-    std::error_code ignored;
-    std::filesystem::remove_all(store_path_, ignored);
     return std::move(result_);
   }
 
@@ -347,8 +348,18 @@ bool is_kill_mutant(std::string_view name) {
   return name.empty() || std::ranges::find(kKillMutants, name) != kKillMutants.end();
 }
 
-KillResult run_kill(const KillPlan& plan) {
-  const bool made = std::filesystem::create_directories(plan.directory);
+KillResult run_kill(const KillPlan& given) {
+  // A folder of this run's own: what else lies there is somebody's.
+  KillPlan plan = given;
+  plan.directory += "/kill-" + std::to_string(getpid());
+  std::error_code error;
+  const bool made = std::filesystem::create_directories(given.directory, error);
+  if (!error) std::filesystem::create_directory(plan.directory, error);
+  if (error) {
+    KillResult none;
+    none.violations.push_back({"error", plan.directory + ": " + error.message()});
+    return none;
+  }
   std::atomic<bool> all_over{false};
   std::vector<KillResult> results(std::clamp(plan.stores, 1u, kMostStores));
   KillPlan quiet = plan;
@@ -359,9 +370,14 @@ KillResult run_kill(const KillPlan& plan) {
       others.emplace_back("kill", [&, i] { results[i] = Runner(quiet, i, all_over).run(); });
     results[0] = Runner(plan, 0, all_over).run();
   }
-  std::error_code ignored;
-  if (made) std::filesystem::remove(plan.directory, ignored);
-  return sum_of(results);
+  KillResult sum = sum_of(results);
+  if (!sum.violations.empty()) {
+    sum.violations.back().text += "\nthe stores are kept in " + plan.directory;
+    return sum;
+  }
+  std::filesystem::remove_all(plan.directory, error);
+  if (made) std::filesystem::remove(given.directory, error);
+  return sum;
 }
 
 }  // namespace kessai::torture

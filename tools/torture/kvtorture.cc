@@ -215,8 +215,11 @@ int sim(const Arguments& a) {
     const std::string file =
         (a.directory.empty() ? "" : a.directory + "/") +
         fmt::format("kvtorture-{}-{}.replay", kS2pl ? "s2pl" : "mvcc", r.bad->plan.seed);
-    std::ofstream(file) << r.bad->to_json().dump(1) << "\n";
-    tools::stderr_sink()("again: kvtorture replay " + file + (kS2pl ? " --mode s2pl\n" : "\n"));
+    const bool written = (std::ofstream(file) << r.bad->to_json().dump(1) << "\n").flush().good();
+    tools::stderr_sink()(written
+                             ? "again: kvtorture replay " + file + (kS2pl ? " --mode s2pl\n" : "\n")
+                             : "the replay file " + file + " cannot be written; it says " +
+                                   r.bad->to_json().dump() + "\n");
   }
   return report(a, r);
 }

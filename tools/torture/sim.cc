@@ -14,6 +14,7 @@
 
 #include "io/mutant.hpp"
 #include "tools/interrupt.hpp"
+#include "tools/torture/mutants.hpp"
 
 namespace kessai::torture {
 namespace {
@@ -56,11 +57,8 @@ void add(CrashRun& sum, const Json& r) {
 
 int child(const SimCase& c, double deadline, int pipe) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  io::SeededRandom dice(c.plan.seed + 1);
 #if defined(KESSAI_TORTURE)
   io::set_mutant(c.mutant);
-  if (c.interrupt_odds != 0)
-    io::set_interrupter([&](std::string_view) { return dice.below(c.interrupt_odds) == 0; });
 #endif
   CrashPlan plan = c.plan;
   if (deadline != 0) plan.go_on = [deadline] { return now_s() < deadline; };
@@ -137,7 +135,7 @@ SimCase shrunk(SimCase bad, double hang_seconds) {
   const double until = now_s() + kShrinkSeconds;
   const auto still = [&](const SimCase& c) {
     return now_s() < until && !tools::interrupted() &&
-           run_case(c, hang_seconds).sum.violation.has_value();
+           run_case(c, std::min(hang_seconds, until - now_s())).sum.violation.has_value();
   };
   for (int n = bad.plan.transactions / 2; n >= 3; n /= 2) {
     SimCase smaller = bad;
@@ -152,8 +150,9 @@ SimCase shrunk(SimCase bad, double hang_seconds) {
     plainer.plan.*part = false;
     if (still(plainer)) bad = plainer;
   }
+  if (now_s() >= until) return bad;
   SimCase alone = bad;
-  alone.plan.only_op = run_case(bad, hang_seconds).sum.violated_at;
+  alone.plan.only_op = run_case(bad, std::min(hang_seconds, until - now_s())).sum.violated_at;
   return still(alone) ? alone : bad;
 }
 
@@ -173,7 +172,7 @@ SimCase SimCase::drawn(std::uint64_t seed) {
   // Every operation of a few histories, some operations of many.
   static constexpr std::array<std::uint64_t, 4> kEvery{1, 4, 16, 64};
   c.plan.every = kEvery[random.below(c.plan.every_nested ? 2 : 4) + (c.plan.every_nested ? 2 : 0)];
-  c.interrupt_odds = random.below(2) == 0 ? 0 : 4 + random.below(20);
+  c.plan.interrupt_odds = random.below(2) == 0 ? 0 : 4 + random.below(20);
   return c;
 }
 
@@ -191,7 +190,7 @@ Json SimCase::to_json() const {
           {"long_values", plan.long_values},
           {"reader", plan.reader},
           {"only_op", plan.only_op},
-          {"interrupt_odds", interrupt_odds},
+          {"interrupt_odds", plan.interrupt_odds},
           {"mutant", mutant}};
 }
 
@@ -222,8 +221,10 @@ Result<SimCase> SimCase::from_file(const std::string& path) {
     j.at("long_values").get_to(c.plan.long_values);
     j.at("reader").get_to(c.plan.reader);
     j.at("only_op").get_to(c.plan.only_op);
-    j.at("interrupt_odds").get_to(c.interrupt_odds);
+    j.at("interrupt_odds").get_to(c.plan.interrupt_odds);
     j.at("mutant").get_to(c.mutant);
+    if (!is_mutant_of("sim", c.mutant))
+      return wrong(Code::invalid_argument, "no planted bug is called " + c.mutant);
     if (c.plan.every == 0) return wrong(Code::invalid_argument, "\"every\" must be 1 or more");
     return c;
   } catch (const Json::exception& e) {
@@ -238,9 +239,9 @@ SimResult run_case(const SimCase& c, double hang_seconds) {
   for (;;) {
     pollfd p{one.fd(), POLLIN, 0};
     (void)poll(&p, 1, 100);
-    if (p.revents != 0 && one.take(result.sum)) break;
+    if ((one.fd() < 0 || p.revents != 0) && one.take(result.sum)) break;
     if (!one.hangs() && !tools::interrupted()) continue;
-    if (!tools::interrupted()) one.fail(result.sum, "it hangs");
+    if (!tools::interrupted()) one.fail(result.sum, "it takes too long");
     break;
   }
   result.histories = 1;
@@ -270,12 +271,12 @@ SimResult run_sim(const SimPlan& plan) {
     (void)poll(fds.data(), fds.size(), 100);
     auto fd = fds.begin();
     for (auto c = children.begin(); c != children.end(); ++fd) {
-      const bool hangs = c->hangs();
-      if (hangs) c->fail(result.sum, "it hangs");
-      const bool ended = hangs || (fd->revents != 0 && c->take(result.sum));
+      const bool ended = (c->fd() < 0 || fd->revents != 0) && c->take(result.sum);
+      const bool hangs = !ended && c->hangs();
+      if (hangs) c->fail(result.sum, "it takes too long");
       if (result.sum.violation && !result.bad) result.bad = c->what();
       result.histories += ended;
-      c = ended ? children.erase(c) : std::next(c);
+      c = ended || hangs ? children.erase(c) : std::next(c);
     }
     result.seconds = now_s() - begin;
     if (plan.show) plan.show(result);

@@ -2,7 +2,7 @@
 // `kvtorture sim`: crash histories (crash_run.hpp) with drawn shapes, each in a process of its own.
 //
 // The parent starts as many children as it may, one history each, and adds up what they report over
-// a pipe. A child that dies by a signal or says nothing for too long is a violation like any other.
+// a pipe. A child that dies by a signal or takes too long is a violation like any other.
 // The first violation ends the run: its history is made as small as it goes and written to a file
 // that `kvtorture replay` runs again.
 //
@@ -20,11 +20,9 @@
 
 namespace kessai::torture {
 
-/// One history: what the crash harness is to do, and how often checkpoint steps come between the
-/// changes of commits (one in `interrupt_odds`; 0: never).
+/// One history: what the crash harness is to do, with which planted bug.
 struct SimCase {
   crash::CrashPlan plan;
-  std::uint64_t interrupt_odds = 0;
   std::string mutant;  ///< planted bug
 
   /// Draws the shape of a history: its length, what happens in it, whether the disk fails.
