@@ -34,7 +34,7 @@ Error row_error(Code code, const char* what, const TreeState& t, std::string_vie
 
 Error snapshot_given_up() {
   return Error(Code::snapshot_too_old,
-               "the snapshot was given up to keep undo_memory; run the transaction again");
+               "the snapshot was given up to keep undo_memory; run the transaction or scan again");
 }
 
 std::unexpected<Error> lock_error(const TreeState& t, const Error& e) {

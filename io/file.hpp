@@ -50,10 +50,11 @@ class File {
                                            std::span<const std::byte> from) = 0;
   /// fdatasync: completed writes and the size become durable.
   [[nodiscard]] virtual Result<void> flush() = 0;
-  /// flush(), then reads see what the device holds. For a file that another process may have left:
-  /// after a failed flush the kernel's cache can hold bytes that were never written, are never
-  /// going to be, and read back as if they were (ATC'20, "Can applications recover from fsync
-  /// failures?").
+  /// flush(), then reads see what the device holds (direct I/O: always; else as far as the kernel
+  /// drops its cache when advised to: pages that others map or lock stay). For a file that another
+  /// process may have left: after a failed flush the kernel's cache can hold bytes that were never
+  /// written, are never going to be, and read back as if they were (ATC'20, "Can applications
+  /// recover from fsync failures?").
   [[nodiscard]] virtual Result<void> flush_and_drop_cache() = 0;
   /// Grows with really reserved space that reads as zero (so ENOSPC happens here, not later), or
   /// truncates. Not durable before flush().
