@@ -35,8 +35,9 @@ TEST(Kvtorture, FindsAnAcknowledgementBeforeTheWrite) {
   const Ran ran = kvtorture(
       {"kill", "--seconds", "60", "--seed", "3", "--mutant", "ack_before_write"}, scratch);
   EXPECT_EQ(ran.code, 1) << ran.err;
-  EXPECT_GT(ran.row()["lost"].get<std::uint64_t>(), 0u);
-  EXPECT_NE(ran.err.find("lost: "), std::string::npos) << ran.err;
+  EXPECT_FALSE(ran.row()["violations"].empty());
+  // What is missing may be the newest commits or some before those that are there.
+  EXPECT_TRUE(ran.err.contains("lost: ") || ran.err.contains("hole: ")) << ran.err;
   EXPECT_NE(ran.err.find("again: kvtorture kill --mode "), std::string::npos) << ran.err;
   EXPECT_NE(ran.err.find("the stores are kept in "), std::string::npos) << ran.err;
   EXPECT_FALSE(std::filesystem::is_empty(scratch / "run"));
