@@ -84,7 +84,7 @@ class CrashHarness {
 
   CrashRun run() {
     constexpr int kOpenings = 3;
-    io_interrupts(true);
+    set_interrupts(true);
     for (int opening = 0; opening < kOpenings && good(); ++opening) {
       {
         Process p(disk_, random_.next());
@@ -110,7 +110,7 @@ class CrashHarness {
     }
     disk_.set_observer({});
     if (good()) look_at_last();
-    io_interrupts(false);
+    set_interrupts(false);
     return std::move(run_);
   }
 
@@ -190,7 +190,7 @@ class CrashHarness {
   }
   /// Checkpoint steps between the changes of commits. Those of crashes draw from their own
   /// sequence.
-  void io_interrupts([[maybe_unused]] bool on) {
+  void set_interrupts([[maybe_unused]] bool on) {
 #if defined(KESSAI_TORTURE)
     if (plan_.interrupt_odds == 0) return;
     io::set_interrupter({});

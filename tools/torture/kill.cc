@@ -115,6 +115,7 @@ class Runner {
     for (std::uint32_t life = 1; !over(); ++life) {
       if (life % kLivesOfStore == 1) {
         if (life != 1) last_life(life);  // somebody has to look at what the one before left
+        if (over()) break;               // the store is the evidence
         fresh_store();
       }
       cycle(life, life % kLivesOfStore == 1);

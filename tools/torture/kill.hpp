@@ -22,8 +22,9 @@
 namespace kessai::torture {
 
 struct KillPlan {
-  std::string
-      directory;  ///< for the stores, which are removed; so is it, if it was not there before
+  /// A folder of the run's own is made in it, and kept when there is a violation. Else both go,
+  /// this one if it was not there before.
+  std::string directory;
   bool s2pl = false;
   double seconds = 10;
   unsigned stores = 3;  ///< at once
