@@ -74,10 +74,10 @@ Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mv
     return out;
   }
   mvcc::Version v;
-  if (!undo_->find(t.tree.id(), key, s, v) || !v.present) return out;
-  out.found = true;
-  out.lsn = v.begin;
-  if (value != nullptr) *value = std::move(v.value);
+  if (value != nullptr) v.value.swap(*value);  // for its capacity
+  out.found = undo_->find(t.tree.id(), key, s, v) && v.present;
+  if (value != nullptr) v.value.swap(*value);
+  if (out.found) out.lsn = v.begin;
   return out;
 }
 

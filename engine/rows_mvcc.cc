@@ -59,30 +59,65 @@ bool Rows::resolve(const btree::TreeCursor::Row& row, Result<void>& status) {
   key_ = row.key;
   value_ = row.value;
   lsn_ = btree::tag_lsn(row.tag);
-  if (snapshot_.sees(lsn_)) {
-    if (btree::is_ghost(row.tag)) return false;
-    if (!btree::is_overflow(row.tag)) return true;
-    auto whole = cursor_.overflow_value(row, long_value_);
-    if (whole && *whole) {
-      value_ = long_value_;
-      return true;
-    }
-    if (!whole) {
-      status = std::unexpected(whole.error());
-      return false;
-    }
-    // The row changed after the leaf was copied: ask for the version by key.
-    auto r = store_->read_at(*tree_, row.key, snapshot_, &long_value_);
-    if (!r) status = std::unexpected(r.error());
+  if (btree::is_ghost(row.tag)) return false;
+  if (!btree::is_overflow(row.tag)) return true;
+  auto whole = cursor_.overflow_value(row, long_value_);
+  if (whole && *whole) {
     value_ = long_value_;
-    lsn_ = r ? r->lsn : 0;
-    return r && r->found;
+    return true;
   }
-  if (!store_->undo().find(tree_->tree.id(), row.key, snapshot_, version_) || !version_.present)
+  if (!whole) {
+    status = std::unexpected(whole.error());
     return false;
-  value_ = version_.value;
-  lsn_ = version_.begin;
-  return true;
+  }
+  // The row changed after the leaf was copied: ask for the version by key.
+  auto r = store_->read_at(*tree_, row.key, snapshot_, &long_value_);
+  if (!r) status = std::unexpected(r.error());
+  value_ = long_value_;
+  lsn_ = r ? r->lsn : 0;
+  return r && r->found;
+}
+
+/// Takes `row`, whose version is an older one, and the next few of the leaf copy, and looks for
+/// the older versions among them.
+void Rows::look_ahead(const btree::TreeCursor::Row& row) {
+  if (ahead_ == nullptr) ahead_ = std::make_unique<Ahead>();
+  std::size_t n = 0, asked = 0;
+  btree::TreeCursor::Row r = row;
+  do {
+    ahead_->keys[n] = r.key;
+    r.key = ahead_->keys[n];
+    ahead_->rows[n] = r;
+    if (!snapshot_.sees(btree::tag_lsn(r.tag))) ahead_->asks[asked++].key = r.key;
+  } while (++n < next_ahead_ && cursor_.next_in_page(r));
+  next_ahead_ = std::min(2 * next_ahead_, kMostAhead);
+  store_->undo().find_many(tree_->tree.id(), std::span(ahead_->asks).first(asked), snapshot_);
+  ahead_->asked = 0;
+  ahead_at_ = 0;
+  ahead_end_ = n;
+}
+
+/// The next of the rows that look_ahead took. What was found then is private memory, like the leaf
+/// copy. `resolve`: `row` is one whose value is not in the leaf.
+Rows::Taken Rows::take_ahead(btree::TreeCursor::Row& row) {
+  while (ahead_at_ < ahead_end_) {
+    row = ahead_->rows[ahead_at_++];
+    key_ = row.key;
+    lsn_ = btree::tag_lsn(row.tag);
+    if (!snapshot_.sees(lsn_)) {
+      const mvcc::Undo::Ask& ask = ahead_->asks[ahead_->asked++];
+      if (!ask.found || !ask.version.present) continue;
+      value_ = ask.version.value;
+      lsn_ = ask.version.begin;
+    } else {
+      if (btree::is_overflow(row.tag)) return Taken::resolve;
+      if (btree::is_ghost(row.tag)) continue;
+      value_ = row.value;
+    }
+    if (reads_ != nullptr) passed(key_);
+    return Taken::visible;
+  }
+  return Taken::none;
 }
 
 bool Rows::killed(Result<void>& status) {
@@ -101,7 +136,12 @@ bool Rows::next_resolved(btree::TreeCursor::Row& row, bool have_row, Result<void
     status = fail(Code::closed_handle, "the store is closed");
   }
   for (; status; have_row = false) {
-    auto more = have_row ? Result<bool>(true) : cursor_.next(row);
+    Result<bool> more = true;
+    if (!have_row) {
+      const Taken taken = take_ahead(row);
+      if (taken == Taken::visible) return true;
+      if (taken == Taken::none) more = cursor_.next(row);
+    }
     // First of all: what a killed snapshot needed may be gone, ends and errors included.
     if (killed(status)) break;
     if (tree_->gone_at(snapshot_.w)) {
@@ -115,6 +155,11 @@ bool Rows::next_resolved(btree::TreeCursor::Row& row, bool have_row, Result<void
     if (!*more) {
       if (reads_ != nullptr) passed_all();
       return false;
+    }
+    if (!snapshot_.sees(btree::tag_lsn(row.tag))) {
+      look_ahead(row);
+      if (killed(status)) break;
+      continue;
     }
     const bool visible = resolve(row, status);
     if (!status || killed(status)) break;

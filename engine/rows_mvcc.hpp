@@ -3,8 +3,10 @@
 // is newer. A serializable transaction's read set grows with the rows that were passed.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "engine/transaction.hpp"
@@ -19,8 +21,13 @@ class Rows {
 
   /// The next row; false at the end or on error. Views stay valid until the next call.
   [[nodiscard]] bool next(Result<void>& status) {
-    // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else.
     btree::TreeCursor::Row row;
+    if (ahead_at_ < ahead_end_) {
+      const Taken taken = take_ahead(row);
+      if (taken == Taken::visible) return true;
+      if (taken == Taken::resolve) return next_resolved(row, true, status);
+    }
+    // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else.
     while (cursor_.next_in_page(row)) {
       const Lsn lsn = btree::tag_lsn(row.tag);
       if (!snapshot_.sees(lsn) || btree::is_overflow(row.tag))
@@ -42,6 +49,9 @@ class Rows {
   [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row,
                                    Result<void>& status);
   [[nodiscard]] bool resolve(const btree::TreeCursor::Row& row, Result<void>& status);
+  enum class Taken : std::uint8_t { none, visible, resolve };
+  [[nodiscard]] Taken take_ahead(btree::TreeCursor::Row& row);
+  void look_ahead(const btree::TreeCursor::Row& row);
   [[nodiscard]] bool killed(Result<void>& status);
   void passed(std::string_view key);
   void passed_all();
@@ -57,8 +67,18 @@ class Rows {
   std::size_t read_ = 0;            ///< the range in it
   std::string_view key_, value_;
   Lsn lsn_ = 0;
-  mvcc::Version version_;  ///< storage of values that are not in the leaf copy
-  std::string long_value_;
+  std::string long_value_;  ///< storage of a value that is not in the leaf copy
+  /// Rows of the leaf copy that were taken together, to look for their versions together.
+  static constexpr std::size_t kMostAhead = 16;
+  struct Ahead {
+    std::array<btree::TreeCursor::Row, kMostAhead> rows;
+    std::array<std::string, kMostAhead> keys;
+    std::array<mvcc::Undo::Ask, kMostAhead> asks;  ///< of the rows that are newer, in order
+    std::size_t asked = 0;                         ///< were taken
+  };
+  std::unique_ptr<Ahead> ahead_;
+  std::size_t ahead_at_ = 0, ahead_end_ = 0;
+  std::size_t next_ahead_ = 1;  ///< how many next time: doubles, so that a short scan asks for few
 };
 
 }  // namespace kessai::engine

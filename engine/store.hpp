@@ -270,6 +270,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   // upkeep.cc
   /// Before a commit adds before-images: makes room for them (I14).
   void relieve_undo();
+  void step_between_snapshots() KESSAI_REQUIRES(upkeep_mutex_);
   void relieve_undo_now() KESSAI_REQUIRES(relief_mutex_);
   void throttle();
   void log_thread();
@@ -346,6 +347,9 @@ class Store final : public std::enable_shared_from_this<Store> {
     Lsn lsn;
   };
   io::Mutex upkeep_mutex_;  ///< one thread does version upkeep at a time
+  bool pruning_ KESSAI_GUARDED_BY(upkeep_mutex_) = false;           ///< pushes know snapshots
+  std::size_t to_sweep_ KESSAI_GUARDED_BY(upkeep_mutex_) = 0;       ///< shards, in this round
+  std::uint64_t bytes_swept_ KESSAI_GUARDED_BY(upkeep_mutex_) = 0;  ///< what the last round left
   /// Making room for before-images. What the last collection between the snapshots left, and when
   /// the next one is worth its walk: from so many bytes on, or so late.
   io::Mutex relief_mutex_;

@@ -17,6 +17,11 @@ constexpr std::uint64_t kThrottleNs = 1'000'000;
 constexpr std::uint64_t kThrottleMoreNs = 9'000'000;
 constexpr std::uint64_t kThrottleSliceNs = 100'000;
 constexpr std::uint64_t kSweepPauseNs = 10'000'000;
+// A tick of upkeep walks over so many shards of before-images at a time, for so long, once they
+// have doubled and more.
+constexpr std::size_t kSweepShards = 8;
+constexpr std::uint64_t kSweepTickNs = kUpkeepTickNs / 10;
+constexpr std::uint64_t kSweepBytes = std::uint64_t{512} << 10;
 }  // namespace
 
 /// Several threads may step the versions at once; the horizons never go back.
@@ -52,6 +57,32 @@ std::size_t Store::step_versions() {
   raise(gc_horizon_, horizon);
   raise(horizon_, horizon);
   return undo_->gc(horizon, 4096);
+}
+
+/// Keeps a row at about one version a snapshot while old snapshots are open, or their readers walk
+/// past all that was written since. Pushes do most of it, given where the snapshots are; what they
+/// do not reach (rows that are left alone, or change many times between two ticks) a sweep does,
+/// each time the bytes have doubled since the last one: that is a constant number of steps a push.
+void Store::step_between_snapshots() {
+  const auto oldest = snapshots_.oldest();
+  const bool prune = oldest && undo_->bytes() != 0;
+  if (!prune && !pruning_) return;
+  mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
+  raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
+  if (!prune) in_use.points.clear();
+  undo_->prune_by(in_use);
+  pruning_ = prune;
+  bytes_swept_ = std::min(bytes_swept_, undo_->bytes());
+  if (to_sweep_ == 0 && undo_->bytes() > 2 * bytes_swept_ + kSweepBytes)
+    to_sweep_ = mvcc::Undo::kShards;
+  if (to_sweep_ == 0) return;
+  const std::uint64_t until = env_->clock->now_ns() + kSweepTickNs;
+  do {
+    const std::size_t n = std::min(to_sweep_, kSweepShards);
+    undo_->gc_intervals(in_use, n);
+    to_sweep_ -= n;
+  } while (to_sweep_ != 0 && env_->clock->now_ns() < until);
+  if (to_sweep_ == 0) bytes_swept_ = undo_->bytes();
 }
 
 /// In order of harshness: collection below the horizon, collection between the snapshots, from
@@ -262,6 +293,7 @@ void Store::checkpoint_thread() {
     }
     io::MutexLock lock(upkeep_mutex_);
     step_versions();
+    step_between_snapshots();
     step_purge(4096);
     step_reclaim(256);
   }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "io/check.hpp"
 #include "io/mutant.hpp"
@@ -25,7 +26,8 @@ struct Undo::Entry {
   std::uint32_t value_bytes;
   std::uint8_t flags;
   bool present;
-  bool dead;  // unlinked, its bytes not yet given back
+  bool dead;             // unlinked, its bytes not yet given back
+  std::uint32_t offset;  // in its block
 
   [[nodiscard]] const char* bytes() const noexcept {
     return reinterpret_cast<const char*>(this) + sizeof(Entry);
@@ -38,6 +40,7 @@ struct Undo::Entry {
 struct Undo::Block {
   static constexpr std::size_t kBytes = 16'384;
   Block* next = nullptr;
+  Block* prev = nullptr;
   std::size_t capacity = 0;  // of data
   std::size_t head = 0;      // entries before were dropped
   std::size_t tail = 0;      // free from here
@@ -46,6 +49,9 @@ struct Undo::Block {
   [[nodiscard]] std::byte* data() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
   [[nodiscard]] Entry* at(std::size_t offset) noexcept {
     return reinterpret_cast<Entry*>(data() + offset);
+  }
+  static Block* of(Entry* e) noexcept {
+    return reinterpret_cast<Block*>(reinterpret_cast<std::byte*>(e) - e->offset) - 1;
   }
   static Block* make(std::size_t entry_size) {
     const std::size_t capacity = std::max(kBytes - sizeof(Block), entry_size);
@@ -62,10 +68,15 @@ struct alignas(64) Undo::Shard {
   io::Mutex mutex;
   std::uint32_t bucket_mask KESSAI_GUARDED_BY(mutex) = 0;
   std::unique_ptr<Entry*[]> buckets KESSAI_GUARDED_BY(mutex);
+  // Where the buckets are, for prefetching without the mutex; never dereferenced.
+  std::atomic<Entry**> near_buckets{nullptr};
+  std::atomic<std::uint32_t> near_mask{0};
   Block* first KESSAI_GUARDED_BY(mutex) = nullptr;  // oldest
   Block* last KESSAI_GUARDED_BY(mutex) = nullptr;
   std::int64_t unreported KESSAI_GUARDED_BY(mutex) = 0;  // bytes not yet in Undo::bytes_
+  std::uint64_t find_ns KESSAI_GUARDED_BY(mutex) = 0;    // of the last find that was timed
   Counters counters KESSAI_GUARDED_BY(mutex);
+  InUse in_use KESSAI_GUARDED_BY(mutex);  // for push; as old as the last prune_by
 
   Entry*& bucket(std::uint64_t hash) KESSAI_REQUIRES(mutex) { return buckets[hash & bucket_mask]; }
 
@@ -88,20 +99,23 @@ struct alignas(64) Undo::Shard {
     if (e->older != nullptr) e->older->newer = moved;
   }
 
-  [[nodiscard]] void* allocate(std::size_t size) KESSAI_REQUIRES(mutex) {
+  /// For an entry: a place in the last block, and its offset there.
+  [[nodiscard]] std::pair<void*, std::uint32_t> allocate(std::size_t size) KESSAI_REQUIRES(mutex) {
     if (last == nullptr || last->capacity - last->tail < size) {
       Block* block = Block::make(size);
       counters.block_bytes += sizeof(Block) + block->capacity;
+      block->prev = last;
       (last != nullptr ? last->next : first) = block;
       last = block;
     }
     last->live += size;
-    return last->data() + std::exchange(last->tail, last->tail + size);
+    const std::size_t at = std::exchange(last->tail, last->tail + size);
+    return {last->data() + at, static_cast<std::uint32_t>(at)};
   }
 
-  void free_block(Block* block, Block* before) KESSAI_REQUIRES(mutex) {
-    (before != nullptr ? before->next : first) = block->next;
-    if (block == last) last = before;
+  void free_block(Block* block) KESSAI_REQUIRES(mutex) {
+    (block->prev != nullptr ? block->prev->next : first) = block->next;
+    (block->next != nullptr ? block->next->prev : last) = block->prev;
     counters.block_bytes -= sizeof(Block) + block->capacity;
     Block::free(block);
   }
@@ -118,15 +132,15 @@ struct alignas(64) Undo::Shard {
         first->head = first->tail = 0;
         return nullptr;
       }
-      free_block(first, nullptr);
+      free_block(first);
     }
     return nullptr;
   }
 
-  void kill(Entry* e, Block* block) KESSAI_REQUIRES(mutex) {
+  void kill(Entry* e) KESSAI_REQUIRES(mutex) {
     unlink(e);
     e->dead = true;
-    block->live -= e->size;
+    Block::of(e)->live -= e->size;
     // Release: pairs with the acquire load of find; who sees the shard empty sees why.
     count.store(count.load(std::memory_order_relaxed) - 1, std::memory_order_release);
     ++counters.dropped;
@@ -138,12 +152,63 @@ struct alignas(64) Undo::Shard {
     for (std::size_t at = block->head; at < block->tail; at += block->at(at)->size) {
       Entry* e = block->at(at);
       if (e->dead) continue;
-      void* to = allocate(e->size);
+      const auto [to, offset] = allocate(e->size);
       std::memcpy(to, e, e->size);
-      relink(e, static_cast<Entry*>(to));
+      auto* moved = static_cast<Entry*>(to);
+      moved->offset = offset;
+      relink(e, moved);
       block->live -= e->size;
       e->dead = true;
     }
+  }
+
+  /// Frees a block, not the last, when most of it is dead. Entries in it may move. True: it went.
+  bool thin(Block* block) KESSAI_REQUIRES(mutex) {
+    if (block == last || block->live * 4 >= block->tail) return false;
+    if (block->live != 0) move_out(block);
+    free_block(block);
+    return true;
+  }
+
+  /// Drops what nobody looks into among the entries just before `e`: mostly the image that the last
+  /// change of the same record left. Returns bytes.
+  [[nodiscard]] std::int64_t prune_behind(const Entry* e) KESSAI_REQUIRES(mutex) {
+    std::int64_t bytes = 0;
+    Entry* at = e->older;
+    for (std::size_t n = 0; n < kPrunePerPush && at != nullptr; ++n) {
+      Entry* older = at->older;
+      if (in_use.misses(at->begin, at->end)) {
+        bytes += at->size;
+        kill(at);
+        if (thin(Block::of(at))) break;
+      }
+      at = older;
+    }
+    return bytes;
+  }
+
+  [[nodiscard]] bool find(std::uint64_t hash, TreeId tree, std::string_view key,
+                          const Snapshot& snapshot, Version& out) KESSAI_REQUIRES(mutex) {
+    std::uint64_t walk = 0;
+    const Entry* found = nullptr;
+    const Entry* e = buckets == nullptr ? nullptr : bucket(hash);
+    for (; e != nullptr; e = e->older) {
+      ++walk;
+      // Intervals of a key do not overlap and come newest first. What is too new is passed before
+      // its bytes are looked at.
+      const bool too_new = !snapshot.sees(e->begin);
+      if (too_new || !e->is(hash, tree, key)) continue;
+      if (!snapshot.sees(e->end) || KESSAI_MUTANT(undo_ignores_end)) found = e;
+      break;
+    }
+    ++counters.finds;
+    counters.longest_walk = std::max(counters.longest_walk, walk);
+    if (found == nullptr) return false;
+    out.present = found->present;
+    out.flags = found->flags;
+    out.begin = found->begin;
+    out.value.assign(found->bytes() + found->key_bytes, found->value_bytes);
+    return true;
   }
 
   // Doubles the buckets. Each chain moves from its oldest entry on, which keeps the order.
@@ -153,6 +218,8 @@ struct alignas(64) Undo::Shard {
     counters.block_bytes += (n - old_n) * sizeof(Entry*);
     const auto old = std::exchange(buckets, std::make_unique<Entry*[]>(n));
     bucket_mask = static_cast<std::uint32_t>(n - 1);
+    near_buckets.store(buckets.get(), std::memory_order_relaxed);
+    near_mask.store(bucket_mask, std::memory_order_relaxed);
     for (std::size_t i = 0; i < old_n; ++i) {
       Entry* e = old[i];
       while (e != nullptr && e->older != nullptr) e = e->older;
@@ -167,7 +234,7 @@ Undo::Undo(std::uint64_t budget, const io::Env* env)
 Undo::~Undo() {
   for (std::size_t i = 0; i < kShards; ++i) {
     io::MutexLock lock(shards_[i].mutex);
-    while (shards_[i].first != nullptr) shards_[i].free_block(shards_[i].first, nullptr);
+    while (shards_[i].first != nullptr) shards_[i].free_block(shards_[i].first);
   }
 }
 
@@ -188,7 +255,7 @@ std::size_t Undo::drop_expired(Shard& shard, Lsn horizon, std::size_t limit)
   for (Entry* e; dropped < limit && (e = shard.oldest()) != nullptr; ++dropped) {
     if ((KESSAI_MUTANT(undo_gc_by_begin) ? e->begin : e->end) > horizon) break;
     bytes += e->size;
-    shard.kill(e, shard.first);
+    shard.kill(e);
   }
   if (dropped != 0) {
     (void)shard.oldest();
@@ -208,19 +275,20 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
   const std::uint32_t count = shard.count.load(std::memory_order_relaxed);
   if (shard.buckets == nullptr || count > shard.bucket_mask) shard.grow();
 
-  auto* e = new (shard.allocate(size))
-      Entry{.older = nullptr,
-            .newer = nullptr,
-            .hash = hash,
-            .begin = begin,
-            .end = end,
-            .size = static_cast<std::uint32_t>(size),
-            .tree = tree,
-            .key_bytes = static_cast<std::uint32_t>(key.size()),
-            .value_bytes = static_cast<std::uint32_t>(before.value.size()),
-            .flags = before.flags,
-            .present = before.present,
-            .dead = false};
+  const auto [place, offset] = shard.allocate(size);
+  auto* e = new (place) Entry{.older = nullptr,
+                              .newer = nullptr,
+                              .hash = hash,
+                              .begin = begin,
+                              .end = end,
+                              .size = static_cast<std::uint32_t>(size),
+                              .tree = tree,
+                              .key_bytes = static_cast<std::uint32_t>(key.size()),
+                              .value_bytes = static_cast<std::uint32_t>(before.value.size()),
+                              .flags = before.flags,
+                              .present = before.present,
+                              .dead = false,
+                              .offset = offset};
   char* bytes = reinterpret_cast<char*>(e + 1);
   if (!key.empty()) std::memcpy(bytes, key.data(), key.size());
   if (!before.value.empty())
@@ -228,37 +296,73 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
   shard.link(e);
   shard.count.store(count + 1, std::memory_order_release);
   ++shard.counters.pushed;
-  report(shard, static_cast<std::int64_t>(size));
+  const std::int64_t pruned = shard.in_use.points.empty() ? 0 : shard.prune_behind(e);
+  report(shard, static_cast<std::int64_t>(size) - pruned);
 }
 
 bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Snapshot& snapshot,
                 Version& out) const {
   Shard& shard = shard_of(hash);
   if (shard.count.load(std::memory_order_acquire) == 0) return false;
-  io::Waits::LateTimer wait(env_);
-  wait.start(io::Wait::undo_read);
-  io::MutexLock lock(shard.mutex);
-  if (shard.count.load(std::memory_order_relaxed) == 0) return false;
-  std::uint64_t walk = 0;
-  const Entry* found = nullptr;
-  for (const Entry* e = shard.bucket(hash); e != nullptr; e = e->older) {
-    ++walk;
-    if (!e->is(hash, tree, key)) continue;
-    // Intervals of a key do not overlap and come newest first.
-    if (snapshot.sees(e->end) && !KESSAI_MUTANT(undo_ignores_end)) break;
-    if (snapshot.sees(e->begin)) {
-      found = e;
-      break;
-    }
+  io::Waits* const waits = env_ != nullptr ? env_->waits : nullptr;
+  // The clock costs as much as the search. So it is read where somebody holds the mutex, and for
+  // one find in kTimedFinds of a shard; the finds between count with the time of that one.
+  std::uint64_t start = 0;
+  const bool waited = !shard.mutex.try_lock();
+  if (waited) {
+    if (waits != nullptr) start = env_->clock->now_ns();
+    shard.mutex.lock();
   }
-  ++shard.counters.finds;
-  shard.counters.longest_walk = std::max(shard.counters.longest_walk, walk);
-  if (found == nullptr) return false;
-  out.present = found->present;
-  out.flags = found->flags;
-  out.begin = found->begin;
-  out.value.assign(found->bytes() + found->key_bytes, found->value_bytes);
-  return true;
+  const bool timed = waited || shard.counters.finds % kTimedFinds == 0;
+  if (timed && !waited && waits != nullptr) start = env_->clock->now_ns();
+  const bool found = shard.find(hash, tree, key, snapshot, out);
+  std::uint64_t ns = shard.find_ns;
+  if (timed && waits != nullptr) {
+    ns = env_->clock->now_ns() - start;
+    if (!waited) shard.find_ns = ns;
+  }
+  shard.mutex.unlock();
+  if (waits != nullptr) waits->add(io::Wait::undo_read, ns);
+  return found;
+}
+
+void Undo::find_many(TreeId tree, std::span<Ask> asks, const Snapshot& snapshot) const {
+  for (Ask& a : asks) {
+    a.hash = record_hash(tree, a.key);
+    a.found = false;
+    __builtin_prefetch(&shard_of(a.hash));
+  }
+  for (const Ask& a : asks) {
+    const Shard& shard = shard_of(a.hash);
+    const auto slot = (a.hash & shard.near_mask.load(std::memory_order_relaxed)) * sizeof(Entry*);
+    const auto base =
+        reinterpret_cast<std::uintptr_t>(shard.near_buckets.load(std::memory_order_relaxed));
+    __builtin_prefetch(reinterpret_cast<const void*>(base + slot));
+  }
+  io::Waits* const waits = env_ != nullptr ? env_->waits : nullptr;
+  const std::uint64_t start = waits != nullptr ? env_->clock->now_ns() : 0;
+  for (const Ask& a : asks) {
+    Shard& shard = shard_of(a.hash);
+    if (shard.count.load(std::memory_order_acquire) == 0 || !shard.mutex.try_lock()) continue;
+    if (shard.buckets != nullptr) {
+      const auto* e = reinterpret_cast<const char*>(shard.bucket(a.hash));
+      __builtin_prefetch(e);
+      __builtin_prefetch(e + 64);
+      __builtin_prefetch(e + 128);
+    }
+    shard.mutex.unlock();
+  }
+  std::uint64_t finds = 0;
+  for (Ask& a : asks) {
+    Shard& shard = shard_of(a.hash);
+    if (shard.count.load(std::memory_order_acquire) == 0) continue;
+    ++finds;
+    io::MutexLock lock(shard.mutex);
+    a.found = shard.find(a.hash, tree, a.key, snapshot, a.version);
+  }
+  if (waits == nullptr || finds == 0) return;
+  const std::uint64_t ns = (env_->clock->now_ns() - start) / finds;
+  for (; finds != 0; --finds) waits->add(io::Wait::undo_read, ns);
 }
 
 std::size_t Undo::gc(Lsn horizon, std::size_t limit) {
@@ -280,7 +384,6 @@ std::size_t Undo::sweep(Shard& shard, const InUse& in_use) KESSAI_REQUIRES(shard
   std::size_t dropped = 0;
   std::int64_t bytes = 0;
   // Not past the block that is the last now: later ones hold what this sweep moves out.
-  Block* before = nullptr;
   for (Block *block = shard.first, *end = shard.last, *next; block != nullptr; block = next) {
     next = block == end ? nullptr : block->next;
     for (std::size_t at = block->head; at < block->tail; at += block->at(at)->size) {
@@ -288,14 +391,9 @@ std::size_t Undo::sweep(Shard& shard, const InUse& in_use) KESSAI_REQUIRES(shard
       if (e->dead || !in_use.misses(e->begin, e->end)) continue;
       bytes += e->size;
       ++dropped;
-      shard.kill(e, block);
+      shard.kill(e);
     }
-    if (block == shard.last) break;
-    if (block->live * 4 < block->tail) shard.move_out(block);
-    if (block->live == 0)
-      shard.free_block(block, before);
-    else
-      before = block;
+    (void)shard.thin(block);
   }
   (void)shard.oldest();
   report(shard, -bytes);
@@ -311,6 +409,18 @@ std::size_t Undo::gc_intervals(const InUse& in_use, std::size_t shards) {
     dropped += sweep(shards_[i], in_use);
   }
   return dropped;
+}
+
+void Undo::prune_by(const InUse& in_use) {
+  InUse first = in_use;
+  if (first.points.size() > kPrunePoints) {
+    first.bound = first.points[kPrunePoints];  // whatever is from there on, is in use
+    first.points.resize(kPrunePoints);
+  }
+  for (std::size_t i = 0; i < kShards; ++i) {
+    io::MutexLock lock(shards_[i].mutex);
+    shards_[i].in_use = first;
+  }
 }
 
 std::vector<Undo::Kept> Undo::versions(TreeId tree, std::string_view key) const {

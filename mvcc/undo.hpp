@@ -19,7 +19,8 @@
 // up to kGcPerPush entries of its shard, so without old snapshots the memory stays flat without
 // anybody's help; gc() does it for shards that nobody writes. gc_intervals() is for long readers
 // over hot rows: it also drops the versions between the snapshots, so that a row keeps about one
-// entry per snapshot however often it changes.
+// entry per snapshot however often it changes. prune_by() tells the pushes where snapshots are:
+// each then drops what its own record left behind, so that such a sweep has little to do.
 //
 // Threads: any. Each shard has a mutex, held for one operation, leaf of the lock order. A find in
 // an empty shard is one load.
@@ -95,6 +96,16 @@ class Undo {
   [[nodiscard]] bool find(std::uint64_t hash, TreeId tree, std::string_view key,
                           const Snapshot& snapshot, Version& out) const;
 
+  /// A look-up among many.
+  struct Ask {
+    std::string_view key;
+    Version version;
+    bool found = false;
+    std::uint64_t hash = 0;  ///< filled in
+  };
+  /// find() for each; while one record comes into the cache, the others do too.
+  void find_many(TreeId tree, std::span<Ask> asks, const Snapshot& snapshot) const;
+
   /// Drops entries with end <= horizon, at most `limit` and only what stands first in its shard.
   /// Successive calls go round the shards. Returns how many went.
   std::size_t gc(Lsn horizon, std::size_t limit);
@@ -102,6 +113,11 @@ class Undo {
   /// Drops every entry that no snapshot can look into, in the next `shards` shards. Costs a walk
   /// over their entries: for when gc() does not get below the budget, or now and then.
   std::size_t gc_intervals(const InUse& in_use, std::size_t shards = kShards);
+
+  /// From now on a push also drops, of the few entries of its chain before it, those that nobody
+  /// looks into. `in_use` may grow old: it only keeps more. No points: pushes do nothing of the
+  /// kind.
+  void prune_by(const InUse& in_use);
 
   /// The next three are exact to within 256 KiB.
   [[nodiscard]] bool over_budget() const noexcept { return bytes() > budget_; }
@@ -132,6 +148,9 @@ class Undo {
 
  private:
   static constexpr std::size_t kGcPerPush = 2;
+  static constexpr std::size_t kPrunePerPush = 4;
+  static constexpr std::size_t kPrunePoints = 64;
+  static constexpr std::uint64_t kTimedFinds = 16;
   static constexpr std::int64_t kReportBytes = 1024;
 
   struct Entry;

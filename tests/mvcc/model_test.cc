@@ -135,6 +135,7 @@ class Model {
     const Lsn h = snapshots_.horizon(bound);
     (void)undo_.gc(h, 1 + random_.below(4));
     if (random_.below(2) == 0) (void)undo_.gc_intervals(snapshots_.in_use(bound));
+    if (random_.below(4) == 0) undo_.prune_by(snapshots_.in_use(bound));
     const Lsn ghosts = rules_.ghosts_wait_for_horizon ? h : applied();
     std::erase_if(leaf_, [&](const auto& at) {
       return !at.second.value && at.second.tag <= ghosts && !locked_.contains(at.first);

@@ -62,6 +62,7 @@ class Bank {
     if (dice % 64 == 0) (void)snapshots_.kill_oldest();
     (void)undo_.gc(snapshots_.horizon(read_only_bound()), 32);
     if (dice % 16 == 1) (void)undo_.gc_intervals(snapshots_.in_use(read_only_bound()));
+    if (dice % 16 == 2) undo_.prune_by(snapshots_.in_use(read_only_bound()));
   }
 
   void expect_quiet() {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "io/env.hpp"
+#include "io/waits.hpp"
 
 namespace kessai::mvcc {
 namespace {
@@ -164,7 +165,79 @@ TEST(Undo, IntervalCollectionKeepsOneEntryPerSnapshotOfAHotRow) {
   EXPECT_EQ(seen(undo, "hot", 101), "-");
 }
 
-// Random pushes with gaps, finds and collections against the plain list of intervals.
+// Pushes that know the snapshots drop what their own record left behind: no sweep, and a find that
+// looks at few entries however often the rows changed.
+TEST(Undo, PushesThatKnowTheSnapshotsKeepARowAtTheVersionsTheyNeed) {
+  constexpr Lsn kRows = 2000, kRounds = 50;
+  Undo undo(1 << 20);
+  Snapshots snapshots;
+  const auto key_of = [](Lsn i) { return "row" + std::to_string(i); };
+  const auto image = [](Lsn i) { return std::string(100, 'x') + std::to_string(i); };
+  Lsn lsn = kRows;  // row i was written at i + 1
+  const auto round = [&] {
+    for (Lsn i = 0; i < kRows; ++i, ++lsn) {
+      const Lsn begin = lsn - kRows + 1;
+      undo.push(kTree, key_of(i), begin, lsn + 1, value(image(begin)));
+    }
+  };
+  const Snapshots::Live first = snapshots.begin([&] { return lsn; });
+  round();
+  const Snapshots::Live second = snapshots.begin([&] { return lsn; });
+  for (Lsn n = 0; n < kRounds; ++n) {
+    undo.prune_by(snapshots.in_use(lsn));
+    round();
+  }
+  const Undo::Counters before = undo.counters();
+  EXPECT_LE(before.entries, 4 * kRows);  // two needed, the newest, and what shared a chain
+  EXPECT_LE(before.block_bytes, 8 * before.bytes);
+  for (Lsn i = 0; i < kRows; ++i) {
+    ASSERT_EQ(seen(undo, key_of(i), kRows), image(i + 1));
+    ASSERT_EQ(seen(undo, key_of(i), 2 * kRows), image(kRows + i + 1));
+  }
+  EXPECT_LT(undo.counters().longest_walk, 40u);
+  // Told that nobody is left, they stop, and the plain collection takes the rest.
+  undo.prune_by({.points = {}, .bound = lsn});
+  const std::uint64_t dropped = undo.counters().dropped;
+  undo.push(kTree, key_of(0), lsn, lsn + 1, value("x"));
+  EXPECT_EQ(undo.counters().dropped, dropped);
+  while (undo.gc(lsn + 1, 1000) != 0) {
+  }
+  EXPECT_EQ(undo.counters().entries, 0u);
+  EXPECT_EQ(undo.counters().bytes, 0u);
+}
+
+TEST(Undo, PushesTreatMoreSnapshotsThanTheyRememberAsInUse) {
+  Undo undo(1 << 20);
+  Snapshots snapshots;
+  std::vector<Snapshots::Live> live;
+  for (Lsn w = 10; w <= 2000; w += 10) live.push_back(snapshots.begin([w] { return w; }));
+  undo.prune_by(snapshots.in_use(5000));
+  for (Lsn lsn = 1; lsn < 3000; ++lsn)
+    undo.push(kTree, "k", lsn, lsn + 1, value(std::to_string(lsn)));
+  EXPECT_GT(undo.counters().dropped, 500u);
+  for (Lsn w = 10; w <= 2000; w += 10) ASSERT_EQ(seen(undo, "k", w), std::to_string(w));
+}
+
+TEST(Undo, FindsAreCountedOneByOneAndTimedNowAndThen) {
+  struct Ticking final : io::Clock {
+    std::uint64_t now = 0, reads = 0;
+    std::uint64_t now_ns() override { return ++reads, now += 1000; }
+    std::uint64_t unix_micros() override { return 0; }
+  } clock;
+  io::Waits waits;
+  io::Env env;
+  env.clock = &clock;
+  env.waits = &waits;
+  Undo undo(1 << 20, &env);
+  EXPECT_EQ(seen(undo, "k", 1), "-");
+  EXPECT_EQ(waits.total(io::Wait::undo_read).count, 0u);  // nothing to look through
+  undo.push(kTree, "k", 1, 2, value("a"));
+  for (int i = 0; i < 160; ++i) ASSERT_EQ(seen(undo, "k", 1), "a");
+  EXPECT_EQ(waits.total(io::Wait::undo_read).count, 160u);
+  EXPECT_EQ(waits.total(io::Wait::undo_read).ns, 160'000u);
+  EXPECT_EQ(clock.reads, 20u);
+}
+
 TEST(Undo, ShowsTheVersionsOfAKeyNewestFirst) {
   Undo undo(1 << 20);
   EXPECT_TRUE(undo.versions(kTree, "k").empty());
@@ -207,6 +280,7 @@ TEST(Undo, BytesAreNeededByTheOldestSnapshotThatLooksAtThem) {
   EXPECT_TRUE(undo.bytes_needed(none).empty());
 }
 
+// Random pushes with gaps, finds and collections against the plain list of intervals.
 TEST(Undo, AgreesWithAListOfIntervals) {
   const char* given = std::getenv("KESSAI_SEED");
   const std::uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : 20261;
@@ -250,7 +324,10 @@ TEST(Undo, AgreesWithAListOfIntervals) {
       for (Lsn w = live.bound; w < now; w += 1 + random.below(30)) live.points.push_back(w);
       live.bound = now - random.below(std::min<Lsn>(now - live.bound + 1, 50));
       std::erase_if(live.points, [&](Lsn w) { return w >= live.bound; });
-      (void)undo.gc_intervals(live);
+      if (random.below(2) == 0)
+        (void)undo.gc_intervals(live);
+      else
+        undo.prune_by(live);
     } else {
       horizon = std::max(horizon, now > 60 ? now - 20 - random.below(40) : 0);
       (void)undo.gc(horizon, random.below(30));
