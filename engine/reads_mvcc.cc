@@ -19,17 +19,20 @@ void TransactionState::begin_view() {
     certify_.emplace();
     certify_->start = store_->certifier().begin();
   }
-  live_ = store_->begin_snapshot(options_.read_only, options_.at_least);
-  seen_ = live_.snapshot().w;
-  snapshot_lsn_.store(seen_, std::memory_order_relaxed);
-}
-
-void TransactionState::refresh_view() {
-  if (isolation_ != Isolation::read_committed) return;
   live_.end();
   live_ = store_->begin_snapshot(options_.read_only, options_.at_least);
   seen_ = std::max(seen_, live_.snapshot().w);
   snapshot_lsn_.store(live_.snapshot().w, std::memory_order_relaxed);
+}
+
+void TransactionState::refresh_view() {
+  if (isolation_ == Isolation::read_committed) begin_view();
+}
+
+bool TransactionState::renew_view() {
+  if (answered_ || writes_.size() != 0 || options_.read_only) return false;
+  begin_view();
+  return true;
 }
 
 Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view key,

@@ -150,6 +150,9 @@ class TransactionState {
   void begin_view();
   /// Called when a call begins: read_committed takes a new snapshot.
   void refresh_view();
+  /// After a lock was granted: moves the snapshot to now, if nothing was read or written yet. As if
+  /// the transaction had begun after the holder before it had committed. False: it stays.
+  bool renew_view();
   [[nodiscard]] Result<SnapshotRead> read_row(TreeState& t, std::string_view key,
                                               std::string* value);
   /// Whether the current version, seen under its lock, is one this transaction may change.

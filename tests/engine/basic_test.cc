@@ -189,6 +189,9 @@ TEST(Engine, FirstUpdaterWins) {
   EXPECT_EQ(blocked.error(), Code::self_deadlock);  // same thread: reported, never a hang
   ASSERT_TRUE(t1.commit().has_value());
   auto t3 = w.db->begin().value();
+  if (!s2pl(*w.db)) {
+    EXPECT_EQ(t3.get(w.main, "x").value(), "1");
+  }
   ASSERT_TRUE(w.db->put(w.main, "x", "3").has_value());
   const auto late = t3.put(w.main, "x", "4");
   if (s2pl(*w.db)) {
@@ -205,6 +208,39 @@ TEST(Engine, FirstUpdaterWins) {
   }
   EXPECT_TRUE(t2.rollback().has_value());
   EXPECT_EQ(w.db->stats().locks_held, 0u);
+}
+
+TEST(Engine, ALockBeforeTheFirstReadMovesTheSnapshot) {
+  World w;
+  ASSERT_TRUE(w.db->put(w.main, "x", "1").has_value());
+  ASSERT_TRUE(w.db->put(w.main, "y", "1").has_value());
+  for (const Isolation level : {Isolation::snapshot, Isolation::serializable}) {
+    const auto begin = [&] { return w.db->begin({.isolation = level}).value(); };
+    auto row = begin(), blind = begin(), absent = begin(), named = begin();
+    ASSERT_TRUE(w.db->put(w.main, "x", "2").has_value());
+    ASSERT_TRUE(w.db->put(w.main, "y", "2").has_value());
+    EXPECT_EQ(row.get_for_update(w.main, "x").value(), "2");
+    EXPECT_EQ(row.get(w.main, "y").value(), "2") << "one snapshot for both";
+    ASSERT_TRUE(row.put(w.main, "x", "3").has_value());
+    ASSERT_TRUE(row.commit().has_value());
+    ASSERT_TRUE(blind.put(w.main, "x", "4").has_value());
+    ASSERT_TRUE(blind.commit().has_value());
+    ASSERT_TRUE(w.db->remove(w.main, "x").has_value());
+    ASSERT_TRUE(absent.insert(w.main, "x", "5").has_value());
+    ASSERT_TRUE(absent.commit().has_value());
+    ASSERT_TRUE(named.lock_named("till").has_value());
+    EXPECT_EQ(named.get(w.main, "x").value(), "5");
+    ASSERT_TRUE(named.rollback().has_value());
+    if (s2pl(*w.db)) continue;
+    auto read = begin();  // has looked: nothing moves any more
+    EXPECT_EQ(read.get(w.main, "y").value(), "2");
+    const Lsn before = read.snapshot();
+    ASSERT_TRUE(w.db->put(w.main, "x", "6").has_value());
+    ASSERT_TRUE(read.lock_named("till").has_value());
+    EXPECT_EQ(read.get(w.main, "x").value(), "5");
+    EXPECT_EQ(read.snapshot(), before);
+    EXPECT_EQ(read.get_for_update(w.main, "x").error(), Code::write_conflict);
+  }
 }
 
 TEST(Engine, OwnWritesShowInReadsAndScans) {

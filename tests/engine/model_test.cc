@@ -64,7 +64,8 @@ constexpr Lsn kNow = ~Lsn{0};
 struct OpenTransaction {
   explicit OpenTransaction(Transaction t) : txn(std::move(t)) {}
   Transaction txn;
-  Lsn w = kNow;  ///< what it sees; S2PL: the current state
+  Lsn w = kNow;       ///< what it sees; S2PL: the current state
+  bool used = false;  ///< it read or wrote: what it sees is fixed
   bool read_only = false, relaxed = false, failed = false;
   struct Own {
     std::optional<std::string> value;
@@ -393,6 +394,7 @@ class Walk {
     const unsigned t = pick_tree();
     const Range r = pick_range();
     const auto expected = visible(o, t, r);
+    if (o != nullptr) o->used = true;
     engine_test::ModelScan<Rows::mapped_type> walk(s2pl_ ? model_[t].rows(kNow) : Rows(), r);
     auto c = o != nullptr ? o->txn.scan(trees_[t], r) : db_->scan(trees_[t], r);
     if (o != nullptr && o->failed) {
@@ -452,6 +454,7 @@ class Walk {
     const auto got = o.txn.get(trees_[t], key, value);
     if (!got && !o.failed && forgiven(&o, got.error())) return;
     if (o.failed) return (void)answers("get", got, Code::closed_handle, false);
+    o.used = true;
     Lsn lsn = 0;
     std::optional<std::string> expected;
     if (const auto own = o.own[t].find(key); own != o.own[t].end()) {
@@ -466,6 +469,14 @@ class Walk {
     EXPECT_TRUE(value == *expected) << key.substr(0, 40);
     EXPECT_EQ(*got, lsn);
     note(value);
+  }
+
+  /// A lock moves the snapshot of a transaction that has not looked at anything to now.
+  void follow(OpenTransaction& o) {
+    if (s2pl_ || !o.txn.active() || o.txn.snapshot() == o.w) return;
+    EXPECT_FALSE(o.used);
+    o.w = o.txn.snapshot();
+    EXPECT_EQ(o.w, db_->stats().applied_lsn);
   }
 
   void write(OpenTransaction& o) { write(o, pick_tree(), pick_key(), random_.below(10)); }
@@ -502,11 +513,14 @@ class Walk {
       if (write_blocked(&o, t, key))  // and that is all: the transaction goes on
         return (void)answers(what, got, Code::self_deadlock, false);
       o.locks[t].own(key);
+      follow(o);
       const bool inserts = kind >= 5 && kind < 7;
       if (lsn > o.w && !(inserts && newest)) {
+        EXPECT_TRUE(o.used) << what << " of a transaction that has not looked at anything yet";
         o.fail();
         return (void)answers(what, got, Code::write_conflict, false);
       }
+      o.used = true;
       if (inserts && newest) acknowledge(lsn);  // an error that carries a row is durable
       if (kind >= 9 || (kind >= 7 && !newest)) o.seen = std::max(o.seen, lsn);
     }

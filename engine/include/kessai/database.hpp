@@ -151,9 +151,11 @@ class Savepoint {
 /// transaction holds it, the call waits: FIFO, up to the given time (`lock_timeout`), unless the
 /// wait would close a cycle: then the transaction with the least work gets `deadlock`.
 /// Conflicts (snapshot, serializable; first updater wins): a write or locking read of a row that
-/// changed since the snapshot fails with `write_conflict`. Serializable transactions can get
-/// `write_conflict` from commit, too. Errors with `retryable()` ask to run the transaction again.
-/// After any error other than not_found, key_exists, lock_timeout, tree_not_found, transient
+/// changed since the snapshot fails with `write_conflict`. But while a transaction has neither read
+/// nor written, the lock that it gets moves its snapshot to that moment instead, so that
+/// transactions that begin with a lock queue up without conflicts. Serializable transactions can
+/// get `write_conflict` from commit, too. Errors with `retryable()` ask to run the transaction
+/// again. After any error other than not_found, key_exists, lock_timeout, tree_not_found, transient
 /// refusals and errors of the call's own arguments the transaction can only be rolled back.
 class Transaction {
  public:
@@ -191,7 +193,8 @@ class Transaction {
   /// deadlock with each other.
   [[nodiscard]] Result<void> lock_many(const Tree& tree, std::span<const std::string_view> keys,
                                        LockWait wait = {});
-  /// A lock on a name of the application's choosing, to the end of the transaction.
+  /// A lock on a name of the application's choosing, to the end of the transaction. Taken before
+  /// the first read, it makes that read see what was committed under the name before.
   [[nodiscard]] Result<void> lock_named(std::string_view name, LockMode mode = LockMode::exclusive,
                                         LockWait wait = {});
   /// Without waiting; false when another transaction is in the way.
@@ -220,8 +223,9 @@ class Transaction {
   [[nodiscard]] bool active() const noexcept;
   [[nodiscard]] std::uint64_t id() const noexcept;  ///< larger = begun later
   [[nodiscard]] Isolation isolation() const noexcept;
-  /// Watermark of the reads: commits up to it are seen. Fixed at begin (read_committed: at the
-  /// last call). 0 in the S2PL build, which reads the current state.
+  /// Watermark of the reads: commits up to it are seen. Fixed at begin, or at a lock before the
+  /// first read or write (read_committed: at the last call). 0 in the S2PL build, which reads the
+  /// current state.
   [[nodiscard]] Lsn snapshot() const noexcept;
 
  private:

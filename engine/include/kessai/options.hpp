@@ -39,7 +39,9 @@ enum class Durability : std::uint8_t { durable, relaxed };
 /// build every level runs as `serializable`.
 enum class Isolation : std::uint8_t {
   read_committed,  ///< every call sees what was committed when it began
-  snapshot,        ///< every call sees what was committed at begin; write conflicts are errors
+  /// Every call sees what was committed at begin (or at a lock before the first read); write
+  /// conflicts are errors.
+  snapshot,
   /// As if transactions ran one after another, in the order of their commits. A transaction with
   /// writes that is overtaken by 4096 commits gets `write_conflict`: keep them short.
   serializable,
