@@ -100,9 +100,9 @@ struct Transaction {
   std::uint32_t ops = 0;
   std::uint64_t begin_ns = 0;  ///< real time before begin and after the answer; 0: none
   std::uint64_t end_ns = 0;
-  Lsn snapshot = 0;
-  Lsn commit = 0;  ///< 0: without writes, or not known
-  Lsn floor = 0;   ///< the newest commit that a transaction of this kind had to see
+  Lsn snapshot = 0;  ///< Transaction::snapshot() after the last call
+  Lsn commit = 0;    ///< 0: without writes, or not known
+  Lsn floor = 0;     ///< the newest commit that a transaction of this kind had to see
 
   Transaction() = default;
   Transaction(const Transaction& o) { *this = o; }

@@ -93,8 +93,8 @@ void Worker::begin(const BeginOptions& o) {
     return;
   }
   txn_.emplace(std::move(*txn));
-  if (o.isolation != Isolation::read_committed) t.snapshot = txn_->snapshot();
   recorder_.begin(t);
+  recorder_.sees(txn_->snapshot());
 }
 
 bool Worker::attempt(std::uint64_t program, unsigned epoch) {
@@ -118,6 +118,7 @@ bool Worker::attempt(std::uint64_t program, unsigned epoch) {
     if (flavor_ == Flavor::long_read && pauses_.below(8) == 0) nap(pauses_.below(2'000'000));
     if (!recorder_.room_in_transaction()) break;
     if (!step(r, epoch)) return retryable_;
+    recorder_.sees(txn_->snapshot());
   }
   dawdle();
   finish(r);
