@@ -201,10 +201,13 @@ void Store::step_reclaim(std::size_t most) {
   }
 }
 
+/// Long log; or a pool that is full, half of it dirty: evictions should find clean pages. While
+/// frames are free, writing pages that will change again only costs the device.
 bool Store::checkpoint_due() const {
-  const auto usage = pages_->usage();
-  return log_->bytes_since(pages_->newest().low) > options_.wal_limit / 8 ||
-         usage.dirty > pages_->pool().frames() / 2;
+  if (log_->bytes_since(pages_->newest().low) > options_.wal_limit / 8) return true;
+  const btree::Pool& pool = pages_->pool();
+  return pages_->usage().dirty > pool.frames() / 2 &&
+         pool.frames_used() > pool.frames() - pool.frames() / 8;
 }
 
 Result<void> Store::run_checkpoint(bool clean) {
