@@ -21,17 +21,21 @@ class Rows {
 
   /// The next row; false at the end or on error. Views stay valid until the next call.
   [[nodiscard]] bool next(Result<void>& status) {
-    btree::TreeCursor::Row row;
     if (ahead_at_ < ahead_end_) {
+      btree::TreeCursor::Row row;
       const Taken taken = take_ahead(row);
       if (taken == Taken::visible) return true;
       if (taken == Taken::resolve) return next_resolved(row, true, status);
     }
-    // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else.
+    // The leaf copy at hand is private memory: rows that the snapshot sees need nothing else. `row`
+    // stays in registers: nobody is given its address.
+    btree::TreeCursor::Row row;
     while (cursor_.next_in_page(row)) {
       const Lsn lsn = btree::tag_lsn(row.tag);
-      if (!snapshot_.sees(lsn) || btree::is_overflow(row.tag))
-        return next_resolved(row, true, status);
+      if (!snapshot_.sees(lsn) || btree::is_overflow(row.tag)) {
+        btree::TreeCursor::Row given = row;
+        return next_resolved(given, true, status);
+      }
       if (btree::is_ghost(row.tag)) continue;
       key_ = row.key;
       value_ = row.value;
@@ -39,7 +43,8 @@ class Rows {
       if (reads_ != nullptr) passed(key_);
       return true;
     }
-    return next_resolved(row, false, status);
+    btree::TreeCursor::Row none;
+    return next_resolved(none, false, status);
   }
   [[nodiscard]] std::string_view key() const noexcept { return key_; }
   [[nodiscard]] std::string_view value() const noexcept { return value_; }
