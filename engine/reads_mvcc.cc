@@ -29,10 +29,10 @@ void TransactionState::refresh_view() {
   if (isolation_ == Isolation::read_committed) begin_view();
 }
 
-bool TransactionState::renew_view() {
-  if (answered_ || writes_.size() != 0 || options_.read_only) return false;
-  begin_view();
-  return true;
+void TransactionState::renew_view() {
+  const bool looked =
+      (answered_ && !KESSAI_MUTANT(snapshot_moves_after_reads)) || writes_.size() != 0;
+  if (!looked && !options_.read_only && isolation_ != Isolation::read_committed) begin_view();
 }
 
 Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view key,

@@ -59,7 +59,7 @@ class CallLocks {
 
 void TransactionState::begin_view() {}
 void TransactionState::refresh_view() {}
-bool TransactionState::renew_view() { return false; }
+void TransactionState::renew_view() {}
 
 Result<SnapshotRead> TransactionState::read_row(TreeState& t, std::string_view key,
                                                 std::string* value) {

@@ -347,6 +347,7 @@ class Store final : public std::enable_shared_from_this<Store> {
     Lsn lsn;
   };
   io::Mutex upkeep_mutex_;  ///< one thread does version upkeep at a time
+  std::uint64_t upkeep_steps_ KESSAI_GUARDED_BY(upkeep_mutex_) = 0;
   bool pruning_ KESSAI_GUARDED_BY(upkeep_mutex_) = false;           ///< pushes know snapshots
   std::size_t to_sweep_ KESSAI_GUARDED_BY(upkeep_mutex_) = 0;       ///< shards, in this round
   std::uint64_t bytes_swept_ KESSAI_GUARDED_BY(upkeep_mutex_) = 0;  ///< what the last round left

@@ -151,8 +151,8 @@ class TransactionState {
   /// Called when a call begins: read_committed takes a new snapshot.
   void refresh_view();
   /// After a lock was granted: moves the snapshot to now, if nothing was read or written yet. As if
-  /// the transaction had begun after the holder before it had committed. False: it stays.
-  bool renew_view();
+  /// the transaction had begun after the holder before it had committed.
+  void renew_view();
   [[nodiscard]] Result<SnapshotRead> read_row(TreeState& t, std::string_view key,
                                               std::string* value);
   /// Whether the current version, seen under its lock, is one this transaction may change.

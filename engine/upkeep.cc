@@ -19,8 +19,10 @@ constexpr std::uint64_t kThrottleSliceNs = 100'000;
 constexpr std::uint64_t kSweepPauseNs = 10'000'000;
 // A tick of upkeep walks over so many shards of before-images at a time, for so long, once they
 // have doubled and more.
-constexpr std::size_t kSweepShards = 8;
+constexpr std::size_t kSweepShards = 1;
 constexpr std::uint64_t kSweepTickNs = kUpkeepTickNs / 10;
+// Without threads: so many commits are a tick.
+constexpr std::uint64_t kStepsBetweenSnapshots = 16;
 constexpr std::uint64_t kSweepBytes = std::uint64_t{512} << 10;
 }  // namespace
 
@@ -227,6 +229,7 @@ void Store::after_commit() {
   expire_transactions();
   io::MutexLock lock(upkeep_mutex_);
   step_versions();
+  if (upkeep_steps_++ % kStepsBetweenSnapshots == 0) step_between_snapshots();
   step_purge(4);
   step_reclaim(1);
   step_checkpoint(checkpoint_due());

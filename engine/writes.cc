@@ -51,10 +51,11 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
                                                                   bool conflict_on_newer,
                                                                   LockWait wait) {
   KESSAI_TRY(lock_record(*t, key, wait));
+  if (!judge_current_) renew_view();
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
-  if (killed() && isolation_ != Isolation::read_committed && !renew_view())
+  if (killed() && isolation_ != Isolation::read_committed)
     return std::unexpected(snapshot_given_up());
   // The pages of a dropped tree stay while this snapshot is older than the drop.
   if (t->gone_at(tree_view())) return std::unexpected(dropped_tree(*t));
@@ -62,14 +63,8 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
   c.page_lsn = r->page_lsn;
   c.tag = r->tag;
   c.live = r->present && !btree::is_ghost(r->tag);
-  // Newer than the snapshot: nobody minds if nothing was read before.
-  if (r->present && conflicts(r->tag)) {
-    if (renew_view()) {
-      if (t->gone_at(tree_view())) return std::unexpected(dropped_tree(*t));
-    } else if (conflict_on_newer) {
-      return conflict(*t, key, btree::tag_lsn(r->tag));
-    }
-  }
+  if (r->present && conflict_on_newer && conflicts(r->tag))
+    return conflict(*t, key, btree::tag_lsn(r->tag));
   // A long value that will be replaced is its own before-image: read it while it is locked.
   if (!kS2pl && c.live && btree::is_overflow(r->tag) && !want_value) {
     auto again = t->tree.get(key, &value);
@@ -297,7 +292,7 @@ Result<void> TransactionState::lock_named(std::string_view name, LockMode mode, 
   KESSAI_TRY(check_key(name));
   auto taken = store_->locks().acquire_named(locks_, name, mode_of(mode), lock_timeout_ns(wait));
   if (!taken) return failed(taken.error());
-  (void)renew_view();  // sees what was committed under the name before
+  renew_view();  // sees what was committed under the name before
   return {};
 }
 

@@ -76,6 +76,9 @@ InUse Snapshots::in_use(Lsn read_only_bound) {
     }
   });
   std::sort(result.points.begin(), result.points.end());
+  result.points.erase(std::unique(result.points.begin(), result.points.end()), result.points.end());
+  // From `bound` on everything is in use anyway.
+  while (!result.points.empty() && result.points.back() >= result.bound) result.points.pop_back();
   return result;
 }
 

@@ -413,8 +413,11 @@ std::size_t Undo::gc_intervals(const InUse& in_use, std::size_t shards) {
 
 void Undo::prune_by(const InUse& in_use) {
   InUse first = in_use;
+  if (KESSAI_MUTANT(prune_forgets_snapshots))
+    first.points.resize(std::min<std::size_t>(1, first.points.size()));
   if (first.points.size() > kPrunePoints) {
-    first.bound = first.points[kPrunePoints];  // whatever is from there on, is in use
+    // Whatever is from there on, is in use.
+    first.bound = std::min(first.bound, first.points[kPrunePoints]);
     first.points.resize(kPrunePoints);
   }
   for (std::size_t i = 0; i < kShards; ++i) {

@@ -218,6 +218,38 @@ TEST(Undo, PushesTreatMoreSnapshotsThanTheyRememberAsInUse) {
   for (Lsn w = 10; w <= 2000; w += 10) ASSERT_EQ(seen(undo, "k", w), std::to_string(w));
 }
 
+// More points than it remembers, some above the bound: the bound does not rise by that.
+TEST(Undo, PushesKeepWhatASnapshotAboveTheBoundCanStillNeed) {
+  Undo undo(1 << 20);
+  InUse in_use{.points = {}, .bound = 100};
+  for (Lsn w = 31; w < 95; ++w) in_use.points.push_back(w);
+  for (Lsn w = 150; w < 160; ++w) in_use.points.push_back(w);
+  undo.prune_by(in_use);
+  undo.push(kTree, "k", 105, 110, value("old"));
+  undo.push(kTree, "k", 110, 130, value("needed"));  // by a snapshot that begins at 120
+  undo.push(kTree, "k", 130, 140, value("new"));
+  EXPECT_EQ(seen(undo, "k", 120), "needed");
+}
+
+TEST(Undo, FindManyAnswersAsFindDoes) {
+  Undo undo(1 << 20);
+  for (Lsn i = 1; i < 400; ++i)
+    undo.push(kTree, "k" + std::to_string(i % 37), i, i + 20, value(std::to_string(i)));
+  std::vector<std::string> keys;
+  for (int i = 0; i < 60; ++i) keys.push_back("k" + std::to_string(i));  // 37 and above: absent
+  for (const Lsn w : {Lsn{1}, Lsn{40}, Lsn{200}, Lsn{398}}) {
+    std::vector<Undo::Ask> asks(keys.size());
+    for (std::size_t i = 0; i < keys.size(); ++i) asks[i].key = keys[i];
+    undo.find_many(kTree, asks, {w});
+    std::size_t found = 0;
+    for (const Undo::Ask& a : asks) {
+      ASSERT_EQ(a.found ? a.version.value : "-", seen(undo, std::string(a.key), w)) << a.key;
+      found += a.found ? 1 : 0;
+    }
+    EXPECT_GT(found, 0u);
+  }
+}
+
 TEST(Undo, FindsAreCountedOneByOneAndTimedNowAndThen) {
   struct Ticking final : io::Clock {
     std::uint64_t now = 0, reads = 0;

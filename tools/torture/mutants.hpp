@@ -20,6 +20,8 @@ inline constexpr std::array kMutants{
     Mutant{"range_read_not_recorded", "isolation"},
     Mutant{"read_set_forgets_absent", "isolation"},
     Mutant{"first_updater_ignored", "isolation"},
+    Mutant{"prune_forgets_snapshots", "isolation"},
+    Mutant{"snapshot_moves_after_reads", "isolation"},
     Mutant{"chain_cut_early", "isolation"},
     Mutant{"half_applied_visible", "isolation", false, true},
     Mutant{"locks_released_before_append", "isolation", false, true},
