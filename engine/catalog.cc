@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The catalog (I16): tree 1 maps names to ids (u32 little-endian); the key "" holds the next id, so
-// ids are never reused. Keys longer than a name can be belong to outcome.cc. Roots live in the
-// image (btree/roots.hpp), never in the log.
+// The catalog (I16): tree 1 maps names to ids (u32 little-endian, and a byte of flags where there
+// are any: 1 = insert-only); the key "" holds the next id, so ids are never reused. Keys longer
+// than a name can be belong to outcome.cc. Roots live in the image (btree/roots.hpp), never in the
+// log.
 #include <algorithm>
 #include <cstring>
 
@@ -19,9 +20,11 @@ std::string encode_id(std::uint32_t id) {
 
 std::uint32_t decode_id(std::string_view s) {
   std::uint32_t id = 0;
-  if (s.size() == sizeof id) std::memcpy(&id, s.data(), sizeof id);
+  if (s.size() >= sizeof id) std::memcpy(&id, s.data(), sizeof id);
   return id;
 }
+
+constexpr char kInsertOnly = 1;
 
 std::unexpected<Error> no_tree(std::string_view name) {
   ErrorDetail d;
@@ -91,32 +94,39 @@ Result<void> Store::mark_dropping(TreeId id, PageId root) {
   return ok;
 }
 
-std::shared_ptr<TreeState> Store::remember(const std::string& name, TreeId id, PageId root) {
-  auto t = std::make_shared<TreeState>(token_, name, context_, id, root);
+std::shared_ptr<TreeState> Store::remember(const std::string& name, TreeId id, PageId root,
+                                           bool insert_only) {
+  auto t = std::make_shared<TreeState>(token_, name, context_, id, root, insert_only);
   io::MutexLock lock(trees_mutex_);
   return trees_.try_emplace(name, std::move(t)).first->second;
 }
 
-Result<std::vector<std::pair<std::string, TreeId>>> Store::catalog() {
-  std::vector<std::pair<std::string, TreeId>> out;
+Result<std::vector<Store::CatalogRow>> Store::catalog() {
+  std::vector<CatalogRow> out;
   btree::TreeCursor cursor(catalog_tree_->tree, "", history_prefix(), false);
   btree::TreeCursor::Row row;
   for (;;) {
     KESSAI_ASSIGN(more, cursor.next(row));
     if (!more) return out;
     if (btree::is_ghost(row.tag) || row.key.empty()) continue;
-    out.emplace_back(row.key, TreeId{decode_id(row.value)});
+    if (row.value.size() > sizeof(std::uint32_t) + 1 ||
+        (row.value.size() == sizeof(std::uint32_t) + 1 && row.value.back() != kInsertOnly)) {
+      return fail(Code::newer_format, "the tree \"" + std::string(row.key) +
+                                          "\" has options that this version does not know");
+    }
+    out.push_back({std::string(row.key), TreeId{decode_id(row.value)},
+                   row.value.size() > sizeof(std::uint32_t)});
   }
 }
 
-Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool create) {
+Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, const TreeOptions& options) {
   KESSAI_TRY(check_name(name));
   const std::string key(name);
   {
     io::MutexLock lock(trees_mutex_);
     if (const auto it = trees_.find(key); it != trees_.end()) return it->second;
   }
-  if (!create) return no_tree(name);
+  if (!options.create) return no_tree(name);
   KESSAI_TRY(writable());
   io::MutexLock ddl(ddl_mutex_);
   {
@@ -129,12 +139,15 @@ Result<std::shared_ptr<TreeState>> Store::tree(std::string_view name, bool creat
   KESSAI_ASSIGN(root, make_root(id));
   WriteSet writes;
   writes.set(writes.add(catalog_tree_, ""), false, encode_id(next_tree_));
-  writes.set(writes.add(catalog_tree_, key), false, encode_id(raw(id)));
+  std::string row = encode_id(raw(id));
+  if (options.insert_only) row += kInsertOnly;
+  writes.set(writes.add(catalog_tree_, key), false, row);
   mvcc::LockSet locks(next_owner());
   auto lsn = commit(writes, locks);
   if (lsn) {
-    if (auto ok = wait_durable(*lsn); !ok) return std::unexpected(ok.error());
-    return remember(key, id, root);
+    // Not waiting is safe: commits into the tree come later in the log (I3).
+    if (options.durability == Durability::durable) KESSAI_TRY(wait_durable(*lsn));
+    return remember(key, id, root, options.insert_only);
   }
   if (lsn.error() != Code::unknown_outcome) static_cast<void>(mark_dropping(id, root));
   return std::unexpected(lsn.error());
@@ -146,7 +159,7 @@ Result<void> Store::drop_tree(std::string_view name) {
   if (name == kMainTreeName)
     return fail(Code::bad_tree_name, "the tree \"main\" always exists and cannot be dropped");
   io::MutexLock ddl(ddl_mutex_);
-  KESSAI_ASSIGN(t, tree(name, false));
+  KESSAI_ASSIGN(t, tree(name, TreeOptions{}));
   t->dropping.store(true, std::memory_order_seq_cst);
   // Commits and purges under way are CPU-bound here: they finish.
   while (t->writers.load(std::memory_order_seq_cst) != 0) io::yield_thread();

@@ -21,6 +21,7 @@ const std::string& Tree::name() const noexcept {
   return state_ ? state_->name : kNone;
 }
 std::uint32_t Tree::id() const noexcept { return state_ ? raw(state_->tree.id()) : 0; }
+bool Tree::insert_only() const noexcept { return state_ && state_->insert_only; }
 
 Range Range::prefix(std::string_view prefix, bool reverse) {
   Range r;
@@ -224,7 +225,7 @@ Result<void> Database::close() { return store_ ? store_->close() : closed(); }
 
 Result<Tree> Database::tree(std::string_view name, const TreeOptions& options) {
   KESSAI_ENTER();
-  KESSAI_ASSIGN(t, store_->tree(name, options.create));
+  KESSAI_ASSIGN(t, store_->tree(name, options));
   return Tree(std::move(t));
 }
 Result<void> Database::drop_tree(std::string_view name) {

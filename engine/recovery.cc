@@ -261,13 +261,13 @@ Result<wal::LogEnd> Store::recover(wal::LogReader& reader) {
   catalog_tree_ = std::make_shared<TreeState>(token_, "", context_, kCatalogTree, *root);
   if (!was_clean_) KESSAI_TRY(replay.catalog());
   KESSAI_ASSIGN(trees, catalog());
-  for (const auto& [name, id] : trees) {
+  for (const auto& [name, id, insert_only] : trees) {
     auto r = roots_->root_of(id);
     if (!r) {
       KESSAI_ASSIGN(made, make_root(id));
       r = made;
     }
-    static_cast<void>(remember(name, id, *r));
+    static_cast<void>(remember(name, id, *r, insert_only));
   }
   std::string next;
   KESSAI_ASSIGN(record, catalog_tree_->tree.get("", &next));

@@ -57,10 +57,11 @@ inline constexpr const char* kMainTreeName = "main";
 
 struct TreeState {
   TreeState(std::shared_ptr<const int> s, std::string n, btree::TreeContext& c, TreeId i,
-            PageId root)
-      : store(std::move(s)), name(std::move(n)), tree(c, i, root) {}
+            PageId root, bool inserts_only = false)
+      : store(std::move(s)), name(std::move(n)), insert_only(inserts_only), tree(c, i, root) {}
   std::shared_ptr<const int> store;  ///< Store::token(): tells stores apart, also dead ones
   std::string name;
+  const bool insert_only;  ///< TreeOptions::insert_only
   btree::Tree tree;
   std::atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
   std::atomic<bool> dropping{false};      ///< no new commits
@@ -105,7 +106,8 @@ class Store final : public std::enable_shared_from_this<Store> {
   };
 
   // --- catalog (catalog.cc) ------------------------------------------------------------------
-  [[nodiscard]] Result<std::shared_ptr<TreeState>> tree(std::string_view name, bool create);
+  [[nodiscard]] Result<std::shared_ptr<TreeState>> tree(std::string_view name,
+                                                        const TreeOptions& options);
   [[nodiscard]] Result<void> drop_tree(std::string_view name);
   [[nodiscard]] Result<std::vector<std::string>> tree_names();
 
@@ -234,9 +236,14 @@ class Store final : public std::enable_shared_from_this<Store> {
 
   // catalog.cc
   [[nodiscard]] Result<PageId> make_root(TreeId id);
-  [[nodiscard]] Result<std::vector<std::pair<std::string, TreeId>>> catalog();
-  [[nodiscard]] std::shared_ptr<TreeState> remember(const std::string& name, TreeId id,
-                                                    PageId root);
+  struct CatalogRow {
+    std::string name;
+    TreeId id{};
+    bool insert_only = false;
+  };
+  [[nodiscard]] Result<std::vector<CatalogRow>> catalog();
+  [[nodiscard]] std::shared_ptr<TreeState> remember(const std::string& name, TreeId id, PageId root,
+                                                    bool insert_only = false);
   [[nodiscard]] Result<void> mark_dropping(TreeId id, PageId root);
 
   // commit.cc

@@ -17,6 +17,14 @@ std::unexpected<Error> exists(const TreeState& t, std::string_view key, Lsn lsn)
   return std::unexpected(row_error(Code::key_exists, "a row with this key exists", t, key, lsn));
 }
 
+// Before anything is read or locked: an insert-only tree refuses changes whatever the row is.
+Result<void> may_change(const TreeState& t, std::string_view key) {
+  if (!t.insert_only) return {};
+  return std::unexpected(row_error(Code::insert_only_violation,
+                                   "rows of this tree are inserted and never changed or removed", t,
+                                   key, 0));
+}
+
 }  // namespace
 
 std::uint64_t TransactionState::lock_timeout_ns(LockWait wait) const noexcept {
@@ -137,6 +145,7 @@ Result<void> TransactionState::put(const TreePtr& t, std::string_view key, std::
   KESSAI_TRY(check_key(key));
   KESSAI_TRY(check_value(value));
   KESSAI_TRY(writable_call());
+  KESSAI_TRY(may_change(*t, key));
   if (writes_.find(t.get(), key) != nullptr) {
     write(t, key, {}, false, value);
   } else if (defers()) {
@@ -200,6 +209,7 @@ Result<void> TransactionState::remove(const TreePtr& t, std::string_view key, Lo
   KESSAI_TRY(call.ok);
   KESSAI_TRY(check_key(key));
   KESSAI_TRY(writable_call());
+  KESSAI_TRY(may_change(*t, key));
   if (const Write* w = writes_.find(t.get(), key)) {
     if (w->remove) return fail(Code::not_found);
     write(t, key, {}, true, {});
@@ -245,6 +255,7 @@ Result<bool> TransactionState::update_if(const TreePtr& t, std::string_view key,
   KESSAI_TRY(call.ok);
   KESSAI_TRY(check_key(key));
   KESSAI_TRY(writable_call());
+  KESSAI_TRY(may_change(*t, key));
   Current c;
   const Write* own = writes_.find(t.get(), key);
   if (own != nullptr) {

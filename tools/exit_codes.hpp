@@ -24,6 +24,7 @@ enum Exit : int {
   switch (code) {
     case Code::not_found:
     case Code::key_exists:
+    case Code::insert_only_violation:
     case Code::write_conflict:
     case Code::lock_timeout:
     case Code::deadlock:

@@ -328,9 +328,11 @@ Result<int> Session::dump(const Arguments& a) {
     Cursor cursor = (own ? *own : *txn_).scan(tree, {});
     while (cursor.next()) {
       if (interrupted()) return fail(Code::interrupted);
-      row({{"tree", shown},
-           {"key", format_bytes(cursor.key())},
-           {"value", format_bytes(cursor.value())}});
+      Json object = {{"tree", shown},
+                     {"key", format_bytes(cursor.key())},
+                     {"value", format_bytes(cursor.value())}};
+      if (tree.insert_only()) object["insert_only"] = true;
+      row(std::move(object));
     }
     if (cursor.status()) continue;
     // A damaged tree does not hide the others; they come from a new snapshot.
@@ -349,7 +351,23 @@ namespace {
 
 struct Row {
   std::string tree, key, value;
+  bool insert_only = false;
 };
+
+// Takes a row back. Into an insert-only tree: the same row again is fine, a change is refused.
+Result<void> load_row(Transaction& txn, const Tree& tree, const Row& r) {
+  if (!tree.insert_only()) return txn.put(tree, r.key, r.value);
+  std::string existing;
+  auto inserted = txn.insert(tree, r.key, r.value, &existing);
+  if (inserted || inserted.error() != Code::key_exists) return inserted;
+  if (existing == r.value) return {};
+  ErrorDetail detail;
+  detail.what =
+      "the tree is insert-only and holds another row with this key; nothing of it changes";
+  detail.tree = r.tree;
+  detail.key = r.key;
+  return fail(Code::insert_only_violation, std::move(detail));
+}
 
 // A file of JSON lines; calls `fn` for each row, stops at the first error and names file and line.
 Result<std::uint64_t> for_each_row(const std::string& path,
@@ -395,7 +413,9 @@ Result<std::uint64_t> for_each_row(const std::string& path,
                       fmt::format("line {}: tree name, key or value out of limits", lines));
       }
       ++rows;
-      return fn({std::move(tree), std::move(key), std::move(value)});
+      const auto option = object.find("insert_only");
+      return fn({std::move(tree), std::move(key), std::move(value),
+                 option != object.end() && *option == true});
     }();
   }
   const bool read_error = std::ferror(file.get()) != 0;
@@ -424,7 +444,7 @@ Result<int> Session::load(const Arguments& a) {
   const auto add = [&](Row&& r) -> Result<void> {
     auto it = trees.find(r.tree);
     if (it == trees.end()) {
-      KESSAI_ASSIGN(tree, db_.tree(r.tree, {.create = true}));
+      KESSAI_ASSIGN(tree, db_.tree(r.tree, {.create = true, .insert_only = r.insert_only}));
       it = trees.emplace(r.tree, std::move(tree)).first;
     }
     if (!txn) {
@@ -432,7 +452,7 @@ Result<int> Session::load(const Arguments& a) {
       txn.emplace(std::move(fresh));
       batch = 0;
     }
-    KESSAI_TRY(txn->put(it->second, r.key, r.value));
+    KESSAI_TRY(load_row(*txn, it->second, r));
     batch += r.key.size() + r.value.size() + 64;
     ++done;
     bar.update("loading", done, total, grouped(done));

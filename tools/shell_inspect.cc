@@ -93,12 +93,14 @@ Result<int> Session::trees(const Arguments&) {
     }
     const TreeInfo& t = *info;
     if (config_.json) {
-      row({{"tree", format_bytes(t.name)},
-           {"id", t.id},
-           {"records", t.records},
-           {"pages", t.pages},
-           {"depth", t.depth},
-           {"fill", t.fill}});
+      Json object = {{"tree", format_bytes(t.name)},
+                     {"id", t.id},
+                     {"records", t.records},
+                     {"pages", t.pages},
+                     {"depth", t.depth},
+                     {"fill", t.fill}};
+      if (tree.insert_only()) object["insert_only"] = true;
+      row(std::move(object));
     } else {
       table.add({format_word(t.name), std::to_string(t.id), grouped(t.records), grouped(t.pages),
                  std::to_string(t.depth), percent(t.fill)});

@@ -291,6 +291,64 @@ TEST(Engine, TreesAreCreatedDroppedAndNeverReused) {
   EXPECT_LT(w.db->info().pages, 20u);  // the dropped tree's pages are free again
 }
 
+// Goal: an insert-only tree takes inserts and refuses everything that could change a row, before
+// and after crash and reopen; plain trees beside it are as ever.
+TEST(Engine, InsertOnlyTreesRefuseChanges) {
+  World w;
+  Tree t = w.db->tree("rows", {.create = true, .insert_only = true}).value();
+  ASSERT_TRUE(w.db->insert(t, "k", "first").has_value());
+  for (int life = 0; life < 3; ++life) {
+    EXPECT_TRUE(t.insert_only());
+    EXPECT_FALSE(w.main.insert_only());
+    EXPECT_EQ(w.db->put(t, "k", "second").error(), Code::insert_only_violation);
+    EXPECT_EQ(w.db->put(t, "new", "second").error(), Code::insert_only_violation);
+    EXPECT_EQ(w.db->remove(t, "k").error(), Code::insert_only_violation);
+    EXPECT_EQ(w.db->remove(t, "absent").error(), Code::insert_only_violation);
+    EXPECT_EQ(w.db->insert(t, "k", "second").error(), Code::key_exists);
+    for (const Locking locking : {Locking::at_call, Locking::at_commit}) {
+      auto txn = w.db->begin({.locking = locking}).value();
+      const std::string own =
+          "own" + std::to_string(life) + (locking == Locking::at_call ? "a" : "c");
+      ASSERT_TRUE(txn.insert(t, own, "v").has_value());
+      EXPECT_EQ(txn.put(t, own, "w").error(), Code::insert_only_violation);
+      EXPECT_EQ(txn.remove(t, own).error(), Code::insert_only_violation);
+      EXPECT_EQ(txn.update_if(t, "k", [](auto) { return "w"; }).error(),
+                Code::insert_only_violation);
+      ASSERT_TRUE(txn.put(w.main, own, "v").has_value());
+      ASSERT_TRUE(txn.commit().has_value());  // a refused call ends nothing
+      EXPECT_EQ(w.db->get(t, own).value(), "v");
+    }
+    EXPECT_EQ(w.db->get(t, "k").value(), "first");
+    if (life == 0) {
+      w.reopen_after_power_loss(io::CrashOutcome::all);
+    } else {
+      w.reopen_clean();
+    }
+    t = w.db->tree("rows").value();
+  }
+  ASSERT_TRUE(w.db->drop_tree("rows").has_value());
+  EXPECT_FALSE(w.db->tree("rows", {.create = true}).value().insert_only());
+}
+
+// Goal: a relaxed creation costs no flush, is lost with a crash, and survives with its first
+// durable row.
+TEST(Engine, RelaxedTreesSurviveWithTheirFirstDurableRow) {
+  World w;
+  const TreeOptions relaxed{.create = true, .durability = Durability::relaxed};
+  const auto flushes = w.db->stats().log_flushes;
+  ASSERT_TRUE(w.db->tree("empty", relaxed).has_value());
+  const Tree kept = w.db->tree("kept", relaxed).value();
+  EXPECT_EQ(w.db->stats().log_flushes, flushes);
+  ASSERT_TRUE(w.db->put(kept, "k", "v").has_value());
+  w.reopen_after_power_loss(io::CrashOutcome::none);
+  EXPECT_EQ(w.db->get(w.db->tree("kept").value(), "k").value(), "v");
+  EXPECT_TRUE(w.db->tree("empty").has_value());  // earlier in the log than the row
+  ASSERT_TRUE(w.db->tree("gone", relaxed).has_value());
+  w.reopen_after_power_loss(io::CrashOutcome::none);
+  EXPECT_EQ(w.db->tree("gone").error(), Code::tree_not_found);
+  EXPECT_TRUE(w.db->check().value().ok);
+}
+
 TEST(Engine, BadArgumentsAreTypedErrors) {
   World w;
   EXPECT_EQ(w.db->put(w.main, std::string(1025, 'k'), "v").error(), Code::key_too_long);

@@ -54,6 +54,7 @@ class Tree {
   Tree() = default;
   [[nodiscard]] const std::string& name() const noexcept;
   [[nodiscard]] std::uint32_t id() const noexcept;
+  [[nodiscard]] bool insert_only() const noexcept;  ///< see TreeOptions
 
  private:
   friend class engine::Store;

@@ -86,6 +86,12 @@ struct Options {
 
 struct TreeOptions {
   bool create = false;  ///< create the tree when it is missing
+  /// Of a tree that this call creates, for ever: rows are inserted and read, and nothing else. put,
+  /// update_if and remove answer `insert_only_violation`; the tree as a whole can be dropped.
+  bool insert_only = false;
+  /// Of a creation. relaxed: the call waits for no flush; the tree survives if any later durable
+  /// commit does (so whenever a row in it does).
+  Durability durability = Durability::durable;
 };
 
 /// How long a call may wait for locks: nothing = Options::lock_timeout, 0 = do not wait.
