@@ -85,10 +85,12 @@ durable=$(field settled <<<"$milestone")
 say "by then it had answered $durable payments as durable"
 
 chapter "3  What the crash left, looked at without writing anything"
-run "kvsh shop -c 'info; count -t payment_request; count -t payment_result'"
+run "kvsh shop -c info"
 "$kvsh" "$store" -c info | indent
-survived=$("$kvsh" "$store" -c 'count -t payment_request')
-results=$("$kvsh" "$store" -c 'count -t payment_result')
+run "kvpay totals shop"
+totals=$("$kvpay" totals "$store" --json)
+survived=$(field requests <<<"$totals")
+results=$(($(field payments <<<"$totals") + $(field cancellations <<<"$totals") + $(field adjustments <<<"$totals")))
 say "$survived requests, $results results"
 prove "answered payments that are lost" "$((survived >= durable ? 0 : durable - survived))" 0
 prove "half payments (requests without result)" "$((survived - results))" 0
@@ -108,8 +110,8 @@ prove "payments in the store" "$(field requests <<<"$totals")" "$requests"
 prove "their sum in thousandths" "$(field total_milli <<<"$totals")" "$sum"
 
 chapter "6  Inside the store"
-run "kvsh shop -c 'info; trees; tree payment_result --nodes 0; check'"
-"$kvsh" "$store" -c 'info; trees; tree payment_result --nodes 0' | indent
+run "kvsh shop -c 'info; tree payment_request.ids --nodes 0; check'"
+"$kvsh" "$store" -c 'info; tree payment_request.ids --nodes 0' | indent
 verdict=0
 "$kvsh" "$store" -c check | indent || verdict=$?
 prove "kvsh check ends with" "exit $verdict" "exit 0"

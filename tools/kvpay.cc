@@ -8,19 +8,21 @@
 #include <cstdio>
 
 #include "io/check.hpp"
+#include "io/env.hpp"
 #include "kessai/payments/ledger.hpp"
+#include "kessai/payments/reconcile.hpp"
 #include "tools/bytes.hpp"
 #include "tools/cli.hpp"
 #include "tools/exit_codes.hpp"
 #include "tools/generate.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/progress.hpp"
+#include "tools/reconcile.hpp"
 #include "tools/replay.hpp"
 
 namespace kessai::tools {
 namespace {
 
-using payments::format_milli;
 using payments::Ledger;
 using payments::Totals;
 
@@ -37,20 +39,14 @@ int report(const Common& c, const Error& error, bool opening = false) {
   return exit_code(error, opening);
 }
 
-std::string pounds(payments::Milli amount) {
-  std::string text = format_milli(amount);
-  const std::size_t point = text.find('.');
-  const std::size_t first = text[0] == '-' ? 1 : 0;
-  for (std::size_t i = point; i > first + 3; i -= 3) text.insert(i - 3, 1, ',');
-  return text;
-}
+enum class Access : std::uint8_t { read, write, create };
 
 // Opens the store and hands it to `use`, which answers the exit code; errors become messages.
 template <class Use>
-int with_store(const Common& c, bool writable, Use use) {
+int with_store(const Common& c, Access access, Use use) {
   Options options;
-  options.create = writable;
-  options.read_only = !writable;
+  options.create = access == Access::create;
+  options.read_only = access == Access::read;
   options.memory = std::uint64_t{c.memory_mib} << 20;
   ProgressBar bar(!c.json);
   options.progress = [&](const Progress& p) { bar.update(p.phase, p.done, p.total); };
@@ -118,7 +114,7 @@ int run_replay(const Common& c, const std::vector<std::string>& paths, const Rep
                bool latency) {
   const auto files = collect_invoice_files(paths);
   if (!files) return report(c, files.error());
-  return with_store(c, true, [&](Database& db) -> Result<int> {
+  return with_store(c, Access::create, [&](Database& db) -> Result<int> {
     KESSAI_ASSIGN(result, replay(db, *files, options));
     print_replay(c, result, latency);
     return kExitOk;
@@ -146,13 +142,15 @@ void print_totals(const Totals& t) {
   print(table.render(Palette::for_fd(STDOUT_FILENO)));
 }
 
+Error bad_day() { return {Code::invalid_argument, "--day takes a date like 2010-12-01"}; }
+
 int run_totals(const Common& c, const std::string& day_text) {
   std::optional<payments::Day> day;
   if (!day_text.empty()) {
     day = payments::parse_day(day_text);
-    if (!day) return report(c, Error(Code::invalid_argument, "--day takes a date like 2010-12-01"));
+    if (!day) return report(c, bad_day());
   }
-  return with_store(c, false, [&](Database& db) -> Result<int> {
+  return with_store(c, Access::read, [&](Database& db) -> Result<int> {
     auto ledger = Ledger::open(db, false);
     Totals totals;
     if (ledger) {
@@ -179,6 +177,40 @@ struct Piece {
   Json fields;
   std::pair<payments::Micros, std::size_t> order{};
 };
+
+// A cancel that the result asked for and that is not there is a missing piece.
+bool cancel_missing(const payments::Pieces& p) {
+  return p.result && p.result->status == payments::Status::failed_cancel_requested && !p.cancel;
+}
+
+void add_cancel(const payments::Pieces& p, std::vector<Piece>& out) {
+  if (cancel_missing(p)) out.push_back({"cancel", std::nullopt, {}, {}});
+  if (p.cancel) {
+    const bool review = p.cancel->action == payments::CancelAction::review;
+    out.push_back({"cancel",
+                   p.cancel->create_date,
+                   {{"action", review ? "review" : "cancel"},
+                    {"reason", printable(p.cancel->reason)},
+                    {"amount_milli", p.cancel->amount},
+                    {"transaction_id", format_bytes(p.cancel->transaction)}},
+                   {}});
+  }
+  for (const payments::CancelAttemptRow& a : p.attempts) {
+    out.push_back({"attempt",
+                   a.create_date,
+                   {{"attempt", a.attempt},
+                    {"outcome", payments::cancel_outcome_name(a.outcome)},
+                    {"detail", printable(a.detail)}},
+                   {}});
+  }
+  if (p.dead_letter) {
+    out.push_back(
+        {"dead_letter",
+         p.dead_letter->create_date,
+         {{"attempts", p.dead_letter->attempts}, {"reason", printable(p.dead_letter->reason)}},
+         {}});
+  }
+}
 
 std::vector<Piece> pieces_of(const payments::Pieces& p, std::string_view id) {
   std::vector<Piece> out;
@@ -215,6 +247,7 @@ std::vector<Piece> pieces_of(const payments::Pieces& p, std::string_view id) {
                  p.result ? std::optional(p.result->create_date) : std::nullopt,
                  std::move(result),
                  {}});
+  add_cancel(p, out);
   // In time order; a missing piece stays behind the one before it in the flow.
   for (std::size_t i = 0; i < out.size(); ++i) {
     out[i].order = {out[i].time.value_or(i == 0 ? 0 : out[i - 1].order.first), i};
@@ -256,7 +289,7 @@ int run_show(const Common& c, const std::string& id_text) {
   if (id->empty() || id->size() > payments::kMaxRequestIdBytes) {
     return report(c, Error(Code::invalid_argument, "a request id has 1 to 255 bytes"));
   }
-  return with_store(c, false, [&](Database& db) -> Result<int> {
+  return with_store(c, Access::read, [&](Database& db) -> Result<int> {
     auto ledger = Ledger::open(db, false);
     if (!ledger && ledger.error() != Code::tree_not_found) return std::unexpected(ledger.error());
     payments::Pieces pieces;
@@ -265,7 +298,8 @@ int run_show(const Common& c, const std::string& id_text) {
       pieces = std::move(found);
     }
     const bool any = pieces.request || pieces.transaction || pieces.result;
-    const bool all = pieces.request && pieces.transaction && pieces.result;
+    const bool all =
+        pieces.request && pieces.transaction && pieces.result && !cancel_missing(pieces);
     if (!any) return fail(Code::not_found, "no such request: " + format_word(*id));
     if (!c.json)
       print(fmt::format("REQUEST_ID {}  ORIGINAL_REQUEST_ID {}\n", payments::format_request_id(*id),
@@ -273,6 +307,75 @@ int run_show(const Common& c, const std::string& id_text) {
     for (const Piece& piece : pieces_of(pieces, *id)) print_piece(c, piece, *id);
     if (c.json) print(json_line({{"summary", true}, {"complete", all}}));
     return all ? kExitOk : kExitNo;
+  });
+}
+
+int run_balance(const Common& c, const std::string& account_text, bool explain) {
+  const auto account = account_text.empty() ? Result<std::string>("") : parse_bytes(account_text);
+  if (!account) return report(c, account.error());
+  return with_store(c, Access::read, [&](Database& db) -> Result<int> {
+    auto ledger = Ledger::open(db, false);
+    if (!ledger && ledger.error() != Code::tree_not_found) return std::unexpected(ledger.error());
+    payments::Balance sums;
+    payments::ReadPlan plan;
+    if (ledger) {
+      KESSAI_ASSIGN(found, ledger->balance(*account, &plan));
+      sums = found;
+    }
+    if (c.json) {
+      Json row = {{"account", format_bytes(*account)},
+                  {"balance_milli", sums.ledger},
+                  {"available_milli", sums.available},
+                  {"rows", sums.rows}};
+      if (explain) row["explain"] = plan_json(plan);
+      print(json_line(row));
+    } else {
+      print(render_fields({{"account", format_word(*account)},
+                           {"balance", pounds(sums.ledger)},
+                           {"available", pounds(sums.available)},
+                           {"events", grouped(sums.rows)}}));
+      if (explain) print(plan.text() + "\n");
+    }
+    return sums.rows != 0 ? kExitOk : kExitNo;
+  });
+}
+
+struct ReconcileOptions {
+  std::string day, file;
+  bool report_only = false, explain = false;
+};
+
+int run_reconcile(const Common& c, const ReconcileOptions& options) {
+  const auto day = payments::parse_day(options.day);
+  if (!day) return report(c, bad_day());
+  const auto statement = read_statement(options.file);
+  if (!statement) return report(c, statement.error());
+  const Access access = options.report_only ? Access::read : Access::write;
+  return with_store(c, access, [&](Database& db) -> Result<int> {
+    auto tables = payments::PaymentTables::open(db, false);
+    if (!tables && tables.error() == Code::tree_not_found)
+      return fail(Code::tree_not_found, "this store holds no payments");
+    if (!tables) return std::unexpected(tables.error());
+    ProgressBar bar(!c.json);
+    KESSAI_ASSIGN(r, payments::reconcile(db, *tables, *day, *statement, [&](std::uint64_t rows) {
+                    bar.update("reconciling", 0, 0, grouped(rows) + " rows");
+                    return !interrupted();
+                  }));
+    bar.finish();
+    if (!options.report_only && !r.differences.empty()) {
+      KESSAI_ASSIGN(writable, payments::PaymentTables::open(db, true));
+      const auto now = static_cast<payments::Micros>(io::system_clock().unix_micros());
+      KESSAI_TRY(payments::send_differences(db, writable, *day, r, now));
+    }
+    if (c.json) {
+      Json row = reconciliation_json(r);
+      if (options.explain) row["explain"] = plan_json(r.plan);
+      print(json_line(row));
+    } else {
+      print(reconciliation_text(r, Palette::for_fd(STDOUT_FILENO)));
+      if (options.explain) print(r.plan.text() + "\n");
+    }
+    return r.ok ? kExitOk : kExitNo;
   });
 }
 
@@ -302,7 +405,9 @@ int main(int argc, char** argv) {
   GenerateOptions generate_options;
   std::vector<std::string> paths;
   std::string day, id, directory;
-  bool latency = false;
+  std::string account;
+  ReconcileOptions reconcile_options;
+  bool latency = false, explain = false;
 
   CLI::App app("kvpay: payments through a kessai store.");
   app.set_version_flag("--version", std::string(kessai::version()));
@@ -334,6 +439,21 @@ int main(int argc, char** argv) {
   totals->add_option("--day", day, "only this PAYMENT_DATE, like 2010-12-01");
   auto* show = add_command("show", "every piece of one payment, in time order", true);
   show->add_option("ORIGINAL_REQUEST_ID", id, "the id as the invoice has it")->required();
+  auto* balance = add_command("balance", "what an account comes to, summed from its events", true);
+  balance->add_option("ACCOUNT", account, "CustomerID without .0; \"\" for the empty one")
+      ->required();
+  balance->add_flag("--explain", explain, "show what was read for it");
+  auto* reconcile = add_command(
+      "reconcile",
+      "compare a day with the other side's statement; differences go to the cancel topic", true);
+  reconcile->add_option("--day", reconcile_options.day, "PAYMENT_DATE, like 2010-12-01")
+      ->required();
+  reconcile
+      ->add_option("--file", reconcile_options.file, "request_id,amount_milli,status and #total")
+      ->required();
+  reconcile->add_flag("--report-only", reconcile_options.report_only,
+                      "write nothing: the store is opened for reading");
+  reconcile->add_flag("--explain", reconcile_options.explain, "show what was read for it");
   auto* generate = add_command("generate", "write invoice files of an imaginary shop", false);
   generate->add_option("DIR", directory, "folder for the files")->required();
   generate->add_option("--days", generate_options.days, "how many")
@@ -355,6 +475,8 @@ int main(int argc, char** argv) {
   if (*replay) code = run_replay(c, paths, replay_options, latency);
   if (*totals) code = run_totals(c, day);
   if (*show) code = run_show(c, id);
+  if (*balance) code = run_balance(c, account, explain);
+  if (*reconcile) code = run_reconcile(c, reconcile_options);
   if (*generate) code = run_generate(c, directory, generate_options);
   return std::fflush(stdout) != 0 && code == kExitOk ? static_cast<int>(kExitIo) : code;
 }

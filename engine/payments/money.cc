@@ -4,6 +4,8 @@
 namespace kessai::payments {
 namespace {
 
+__extension__ using Wide = __int128;  // products of two amounts fit
+
 constexpr bool digit(char c) { return c >= '0' && c <= '9'; }
 
 // Reads `text` (digits only) onto `value`, downwards: the smallest int64 has no positive twin.
@@ -27,7 +29,52 @@ MoneyError signed_of(bool negative, std::int64_t downwards, std::int64_t& out) n
                                                                   : MoneyError::none;
 }
 
+// The fraction part/whole of a unit, 0 <= part < whole, behind `even` units: one more of them?
+bool rounds_up(Wide part, Wide whole, bool even, Rounding rounding) noexcept {
+  switch (rounding) {
+    case Rounding::half_up:
+      return 2 * part >= whole;
+    case Rounding::half_even:
+      return 2 * part > whole || (2 * part == whole && !even);
+    case Rounding::down:
+      return false;
+    case Rounding::up:
+      return part != 0;
+  }
+  return false;
+}
+
+// The currencies in which the layer takes amounts; more are a matter of adding them here.
+constexpr std::string_view kCurrencies[] = {
+    "AED", "AUD", "BHD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EUR", "GBP", "HKD",
+    "HUF", "IDR", "ILS", "INR", "JOD", "JPY", "KRW", "KWD", "MXN", "MYR", "NOK", "NZD",
+    "OMR", "PHP", "PLN", "SAR", "SEK", "SGD", "THB", "TND", "TRY", "TWD", "USD", "ZAR"};
+
 }  // namespace
+
+std::optional<Currency> parse_currency(std::string_view code) noexcept {
+  for (const std::string_view known : kCurrencies) {
+    if (known == code) return Currency{code[0], code[1], code[2]};
+  }
+  return std::nullopt;
+}
+
+std::optional<Milli> fee_of(Milli amount, const FeeRule& rule, Rounding rounding) noexcept {
+  constexpr Wide kMillion = 1'000'000;
+  if (rule.unit <= 0) return std::nullopt;
+  const Wide exact = static_cast<Wide>(amount) * rule.millionths;  // millionths of a thousandth
+  const Wide size = exact < 0 ? -exact : exact;
+  const Wide whole = kMillion * rule.unit;
+  Wide units = size / whole;
+  if (rounds_up(size % whole, whole, units % 2 == 0, rounding)) ++units;
+  Wide fee = 0;
+  if (__builtin_mul_overflow(exact < 0 ? -units : units, static_cast<Wide>(rule.unit), &fee) ||
+      __builtin_add_overflow(fee, static_cast<Wide>(rule.fixed), &fee) || fee < INT64_MIN ||
+      fee > INT64_MAX) {
+    return std::nullopt;
+  }
+  return static_cast<Milli>(fee);
+}
 
 MoneyError parse_milli(std::string_view text, Milli& out) noexcept {
   const bool negative = text.starts_with('-');

@@ -63,6 +63,41 @@ TEST(Money, PrintsThreeDecimals) {
   EXPECT_EQ(format_milli(INT64_MIN), "-9223372036854775.808");
 }
 
+// Goal: the rule is what it says, at the half and beside it, on both sides of zero.
+TEST(Money, RoundsFeesByTheRuleThatIsNamed) {
+  // 10 % of 5, 15, 25 and 24 thousandths is 0.5, 1.5, 2.5 and 2.4.
+  const FeeRule tenth{.millionths = 100'000};
+  const auto fees = [&](Rounding rounding) {
+    std::string out;
+    for (const Milli amount : {5, 15, 25, 24, -5, -15, -25, -24, 0, 20})
+      out += std::to_string(fee_of(amount, tenth, rounding).value()) + " ";
+    return out;
+  };
+  EXPECT_EQ(fees(Rounding::half_up), "1 2 3 2 -1 -2 -3 -2 0 2 ");
+  EXPECT_EQ(fees(Rounding::half_even), "0 2 2 2 0 -2 -2 -2 0 2 ");
+  EXPECT_EQ(fees(Rounding::down), "0 1 2 2 0 -1 -2 -2 0 2 ");
+  EXPECT_EQ(fees(Rounding::up), "1 2 3 3 -1 -2 -3 -3 0 2 ");
+  // 3.6 % of 1,000 yen in whole yen, and 40 yen.
+  EXPECT_EQ(
+      fee_of(1'000'000, {.millionths = 36'000, .fixed = 40'000, .unit = 1000}, Rounding::down),
+      76'000);
+  EXPECT_EQ(fee_of(1'020'000, {.millionths = 36'000, .unit = 1000}, Rounding::half_even), 37'000);
+  EXPECT_EQ(fee_of(INT64_MAX, {.millionths = 1'000'000}, Rounding::up), INT64_MAX);
+  EXPECT_EQ(fee_of(INT64_MIN, {.millionths = 1'000'000}, Rounding::up), INT64_MIN);
+  EXPECT_EQ(fee_of(INT64_MAX, {.millionths = 1'000'001}, Rounding::down), std::nullopt);
+  EXPECT_EQ(fee_of(INT64_MIN, {.millionths = INT64_MIN, .unit = INT64_MAX}, Rounding::up),
+            std::nullopt);
+  EXPECT_EQ(fee_of(INT64_MAX, {.millionths = 1'000'000, .fixed = 1}, Rounding::down), std::nullopt);
+  EXPECT_EQ(fee_of(1, {.millionths = 1, .unit = 0}, Rounding::down), std::nullopt);
+}
+
+TEST(Money, KnowsItsCurrencies) {
+  EXPECT_EQ(parse_currency("GBP"), kGbp);
+  EXPECT_EQ(currency_code(parse_currency("JPY").value()), "JPY");
+  for (const char* code : {"", "GB", "gbp", "QQQ", "GBPX", "G\0P"})
+    EXPECT_EQ(parse_currency(code), std::nullopt) << code;
+}
+
 TEST(Dates, ReadAndPrintUtc) {
   EXPECT_EQ(parse_time("2010-12-01 08:26:00"), Micros{1291191960} * 1'000'000);
   EXPECT_EQ(parse_time("2010-12-01T08:26"), parse_time("2010-12-01 08:26:00"));

@@ -108,6 +108,10 @@ def seamed(path):
     return path.startswith(SEAMED)
 
 
+def money(path):
+    return path.startswith(("engine/payments/", "engine/include/kessai/payments/"))
+
+
 # (where, pattern on code without comments and string contents, what to use instead)
 BANNED = [
     (everywhere, r"(?<![\w.>])(?<!\w::)(?:std::)?(?:s?rand\(|s?random\(\))", "io::Random, or io::SeededRandom from a printed seed"),
@@ -132,6 +136,8 @@ BANNED = [
      "the seams in io/"),
     (seamed, r"#\s*include\s*<(?:unistd|fcntl|pthread|sched|time|liburing|(?:sys|linux|asm)/[\w/]+)\.h>",
      "the seams in io/"),
+    (money, r"\b(?:float|double|long double|strto[fd]|stof|stod|(?:round|floor|ceil)f?)\b|<cmath>|<math\.h>|\b\d+\.\d+\b",
+     "integers: amounts are checked 64-bit thousandths (kessai/payments/money.hpp)"),
     (seamed, r"\bthrow\b(?!\s*\()", "return fail(code, ...): no exception crosses a module"),
 ]
 

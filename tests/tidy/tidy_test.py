@@ -119,6 +119,14 @@ class Text(unittest.TestCase):
                 found = scan(CLEAN | {"wal/log.cc": SPDX + '#include "wal/log.hpp"\n' + code + "\n"})
                 self.assertTrue([f for f in found if expected in f and ":3:" in f], found)
 
+    def test_money_is_never_a_floating_point_number(self):
+        for code in ("double fee = 0;", "auto f = 1.5 * x;", "#include <cmath>", "std::floor(x);"):
+            for path, expected in (("engine/payments/pay.cc", True), ("wal/log.cc", False)):
+                files = {"engine/CMakeLists.txt": CMAKE + "payments/pay.cc",
+                         path: SPDX + '#include "kessai/error.hpp"\n' + code + "\n"}
+                found = [f for f in scan(CLEAN | files) if "thousandths" in f]
+                self.assertEqual(bool(found), expected, (code, path, found))
+
     def test_io_itself_may_use_the_system(self):
         code = SPDX + '#include "io/file.hpp"\n#include <mutex>\nstd::mutex m;\nauto t = std::chrono::steady_clock::now();\n'
         files = {"io/file.cc": code, "io/CMakeLists.txt": CMAKE + "file.cc"}

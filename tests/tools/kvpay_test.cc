@@ -2,6 +2,7 @@
 // kvpay as a process, on generated files and, where KESSAI_REAL_DATA names them, on real ones.
 #include <ctime>
 
+#include "tests/tools/card_numbers.hpp"
 #include "tests/tools/process.hpp"
 #include "tests/tools/seed.hpp"
 
@@ -29,8 +30,28 @@ std::uint64_t now_ms() {
          static_cast<std::uint64_t>(t.tv_nsec) / 1'000'000;
 }
 
+TEST(CardNumbers, AreFoundInAnyBytes) {
+  for (const char* planted : {"4111111111111111", "5555 5555 5555 4444", "3782-822463-10005",
+                              "6011000990139424", "x3530111333300000y"}) {
+    EXPECT_NE(find_card_number(std::string("\0\xff", 2) + planted + "\n"), "") << planted;
+  }
+  for (const char* innocent :
+       {"4111111111111112", "411111111111111", "20101201082600000000", "1291191960000000", "",
+        "41111111111111111111111", "0xab4111111111111111", "0.4111111111111111"}) {
+    EXPECT_EQ(find_card_number(innocent), "") << innocent;
+  }
+}
+
 class Kvpay : public ::testing::Test {
  protected:
+  // No test leaves anything that looks like a card number in any file.
+  void TearDown() override {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch_.path())) {
+      if (!entry.is_regular_file()) continue;
+      EXPECT_EQ(find_card_number(slurp(entry.path())), "") << entry.path();
+    }
+  }
+
   Ran replay(const std::string& store, const std::string& input, const std::string& threads = "2") {
     return run({kKvpay, "replay", store, input, "--threads", threads, "--json"}, scratch_);
   }
@@ -226,14 +247,8 @@ TEST_F(Kvpay, ShowsEveryPieceOfAPayment) {
   }
   EXPECT_EQ(rows[3]["complete"], true);
   EXPECT_EQ(run({kKvpay, "show", store_, "536366", "--json"}, scratch_).code, 1);
-  // A missing piece is named: take the result away with the shell.
-  const Json key =
-      run({kKvsh, store_, "--json", "-c", "scan -t payment_result"}, scratch_).row()["key"];
-  ASSERT_EQ(
-      run({kKvsh, "--rw", store_, "-c", "del " + key.get<std::string>() + " -t payment_result"},
-          scratch_)
-          .code,
-      0);
+  // A missing piece is named: take the results of the day away with the shell.
+  ASSERT_EQ(run({kKvsh, "--rw", store_, "-c", "drop payment_result.20101201"}, scratch_).code, 0);
   const Ran torn = run({kKvpay, "show", store_, "536365"}, scratch_);
   EXPECT_EQ(torn.code, 1);
   EXPECT_NE(torn.out.find("result       MISSING"), std::string::npos) << torn.out;
@@ -256,12 +271,11 @@ TEST_F(Kvpay, LosesNothingItToldWhenKilledHalfWay) {
     EXPECT_TRUE(importer.kill_now());
   }
   EXPECT_GT(told, 20u);
-  const Json requests =
-      run({kKvsh, store_, "--json", "-c", "count -t payment_request"}, scratch_).row();
-  const Json results =
-      run({kKvsh, store_, "--json", "-c", "count -t payment_result"}, scratch_).row();
-  EXPECT_GE(requests["records"].get<std::uint64_t>(), told);
-  EXPECT_EQ(requests["records"], results["records"]);
+  const Json sums = totals(store_);
+  EXPECT_GE(sums["requests"].get<std::uint64_t>(), told);
+  EXPECT_EQ(sums["requests"].get<std::uint64_t>(), sums["payments"].get<std::uint64_t>() +
+                                                       sums["cancellations"].get<std::uint64_t>() +
+                                                       sums["adjustments"].get<std::uint64_t>());
   expect_clean(store_);
 }
 
@@ -283,6 +297,125 @@ TEST_F(Kvpay, StopsInOrderWhenInterrupted) {
   EXPECT_GT(r["already_done"], 0);
   EXPECT_GT(r["accepted"], 0);
   EXPECT_EQ(totals(store_)["total_milli"], oracle["total_milli"]);
+}
+
+// Goal: a customer's invoices and refunds are on that customer's account, and nobody else's.
+TEST_F(Kvpay, SumsAnAccountFromItsEvents) {
+  const std::string other = "536367,S,D,1,2010-12-02 09:00:00,3,17851.0,UK\n";
+  const std::string nobody = "536368,S,D,1,2010-12-02 09:00:00,0.5,,UK\n";
+  ASSERT_EQ(
+      replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2") + other + nobody))
+          .code,
+      0);
+  const auto balance = [&](const char* account) {
+    return run({kKvpay, "balance", store_, account, "--json"}, scratch_);
+  };
+  EXPECT_EQ(balance("17850").row().dump(),
+            R"({"account":"17850","balance_milli":3000,"available_milli":3000,"rows":2})");
+  EXPECT_EQ(balance("17851").row()["balance_milli"], 3000);
+  for (const char* empty : {"\"\"", ""}) {
+    EXPECT_EQ(balance(empty).row()["balance_milli"], 500);
+    EXPECT_EQ(balance(empty).row()["rows"], 1);
+  }
+  EXPECT_EQ(balance("17852").code, 1);
+  EXPECT_EQ(balance("17852").row()["rows"], 0);
+  const Json explained =
+      run({kKvpay, "balance", store_, "17850", "--explain", "--json"}, scratch_).row();
+  EXPECT_EQ(explained["explain"]["rows_visited"], 2);
+}
+
+TEST_F(Kvpay, ReconcilesADayWithAStatement) {
+  ASSERT_EQ(replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2") +
+                                line("536367", "1", "7")))
+                .code,
+            0);
+  const auto reconcile = [&](std::string_view statement, const char* on = "2010-12-01") {
+    spill(scratch_ / "statement", statement);
+    return run(
+        {kKvpay, "reconcile", store_, "--day", on, "--file", scratch_ / "statement", "--json"},
+        scratch_);
+  };
+  const std::string head = "request_id,amount_milli,status\n";
+  const Ran same = reconcile(head +
+                             "536365,5000,captured\nC536366,-2000,refunded\n"
+                             "536367,7000,captured\n#total,3,10000\n");
+  EXPECT_EQ(same.code, 0) << same.err;
+  EXPECT_EQ(
+      same.row().dump(),
+      R"({"rows":3,"matched":3,"missing_here":0,"missing_there":0,"duplicates":0,"amount":0,)"
+      R"("status":0,"outside_window":0,"count_there":3,"sum_there_milli":10000,"count_here":3,)"
+      R"("sum_here_milli":10000,"ok":true,"differences":[]})");
+  const std::string wrong = head +
+                            "536365,5001,captured\n536367,6999,captured\n"
+                            "9,-2000,refunded\n#total,3,10000\n";
+  const Ran differs = reconcile(wrong);
+  EXPECT_EQ(differs.code, 1);
+  EXPECT_EQ(
+      differs.row()["differences"].dump(),
+      R"([{"class":"missing_here","request_id":"9"},)"
+      R"({"class":"missing_there","request_id":"C536366"},)"
+      R"({"class":"amount","request_id":"536365"},{"class":"amount","request_id":"536367"}])");
+  const auto sent = [&] {
+    const Json trees =
+        run({kKvsh, store_, "--json", "-c", "count -t cancel_topic.ids"}, scratch_).row();
+    return trees["records"];
+  };
+  EXPECT_EQ(sent(), 4);
+  EXPECT_EQ(reconcile(wrong).out, differs.out);
+  EXPECT_EQ(sent(), 4);
+  const Ran only = run({kKvpay, "reconcile", store_, "--day", "2010-12-01", "--file",
+                        scratch_ / "statement", "--report-only", "--explain", "--json"},
+                       scratch_);
+  EXPECT_EQ(only.code, 1);
+  EXPECT_EQ(only.row()["explain"]["partitions_opened"].size(), 1u);
+  // Refused: partial, empty, foreign, of another day, no such day.
+  for (const std::string& bad :
+       {head + "536365,5000,captured\n", std::string(), std::string("x\n")}) {
+    const Ran refused = reconcile(bad);
+    EXPECT_EQ(refused.code, 2) << bad;
+    EXPECT_NE(refused.err.find("statement"), std::string::npos) << refused.err;
+  }
+  EXPECT_EQ(reconcile(head + "536365,5000,captured\n#total,1,5000\n", "2010-12-02").code, 2);
+  EXPECT_EQ(reconcile(wrong, "yesterday").code, 2);
+  EXPECT_EQ(run({kKvpay, "reconcile", store_, "--day", "2010-12-01", "--file", scratch_ / "gone"},
+                scratch_)
+                .code,
+            2);
+  expect_clean(store_);
+}
+
+// Goal: nothing changes a payment through the shell; a dump taken back is the same store, once and
+// again, and a dump with a changed row is refused.
+TEST_F(Kvpay, KeepsRowsFromBeingChanged) {
+  ASSERT_EQ(replay(store_, file(line("536365", "1", "5") + line("C536366", "-1", "2"))).code, 0);
+  const auto shell = [&](const std::string& store, const std::string& command) {
+    return run({kKvsh, "--rw", "--create", "--json", store, "-c", command}, scratch_);
+  };
+  const std::string tree = "payment_result.20101201";
+  const std::string dump = shell(store_, "dump").out;
+  const std::string key = shell(store_, "scan --limit 1 -t " + tree).row()["key"];
+  for (const std::string& command :
+       {"del " + key + " -t " + tree, "put " + key + " x -t " + tree, "put new x -t " + tree}) {
+    const Ran refused = shell(store_, command);
+    EXPECT_EQ(refused.code, 1) << command;
+    EXPECT_EQ(Json::parse(refused.err)["error"], "insert_only_violation") << command;
+  }
+  spill(scratch_ / "dump", dump);
+  const std::string copy = scratch_ / "copy";
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(shell(copy, "load " + (scratch_ / "dump")).code, 0);
+  EXPECT_EQ(shell(copy, "dump").out, dump);
+  EXPECT_EQ(totals(copy), totals(store_));
+  EXPECT_EQ(shell(copy, "del " + key + " -t " + tree).code, 1);
+  EXPECT_EQ(replay(copy, scratch_ / "invoices.csv").row()["already_done"], 2);
+  Json changed;
+  for (const Json& row : shell(store_, "dump").rows())
+    if (row["tree"] == tree) changed = row;
+  changed["value"] = "0x00";
+  spill(scratch_ / "dump", changed.dump() + "\n");
+  const Ran refused = shell(copy, "load " + (scratch_ / "dump"));
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_EQ(Json::parse(refused.err)["error"], "insert_only_violation");
+  EXPECT_EQ(shell(copy, "dump").out, dump);
 }
 
 TEST_F(Kvpay, SurvivesKillsOnGeneratedFiles) {

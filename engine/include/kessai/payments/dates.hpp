@@ -18,6 +18,10 @@ using Day = std::int32_t;
 /// "2010-12-01".
 [[nodiscard]] std::optional<Day> parse_day(std::string_view text) noexcept;
 [[nodiscard]] Day day_of(Micros time) noexcept;
+/// Days that rows can be stored for: years 1970 to 9999. Clocks can jump further.
+inline constexpr Day kFirstDay = 0, kLastDay = 2932896;
+[[nodiscard]] inline bool storable(Day day) noexcept { return day >= kFirstDay && day <= kLastDay; }
+[[nodiscard]] inline bool storable(Micros time) noexcept { return storable(day_of(time)); }
 /// "2010-12-01T08:26:00Z", with microseconds when there are any.
 [[nodiscard]] std::string format_time(Micros time);
 [[nodiscard]] std::string format_day(Day day);

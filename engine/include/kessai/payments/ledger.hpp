@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /// @file
-/// The payment tables in a store: three insert-only trees.
-///
-///   payment_request      REQUEST_ID || original id -> who asked for what, with the fingerprint
-///   payment_transaction  the same key of TRANSACTION_ID = original id || "/1" -> what was
-///   attempted payment_result       REQUEST_ID || original id -> how it ended
+/// Records payments that happened elsewhere (imported invoices): the rows of tables.hpp and the
+/// event on the customer's account (accounts.hpp), in one commit.
 ///
 /// Promises
-///   * A request is recorded by one durable commit that inserts its three rows; all or none survive
-///     a crash. The unique insert of the request row is the arbiter: of any number of attempts with
-///     one id exactly one is accepted.
+///   * A request is recorded by one durable commit; all of its rows or none survive a crash. The
+///     unique insert of the request's id is the arbiter: of any number of attempts with one id, on
+///     whatever days, exactly one is accepted.
 ///   * The same id with the same fingerprint answers already_done once that row is durable; with
-///     another fingerprint key_reused_mismatch.
-///   * Rows never change: CREATE_DATE == UPDATE_DATE for ever, both equal REQUEST_DATE here, so
-///   that
-///     a replay of the same files writes the same bytes.
+///     another fingerprint key_reused_mismatch. An id whose day was dropped is already_done.
+///   * CREATE_DATE is REQUEST_DATE here, so that a replay of the same files writes the same bytes.
 /// Threads: any number. Uses the public API of the engine only.
 #pragma once
 
@@ -25,54 +20,11 @@
 #include <vector>
 
 #include "kessai/database.hpp"
+#include "kessai/payments/accounts.hpp"
 #include "kessai/payments/request.hpp"
+#include "kessai/payments/tables.hpp"
 
 namespace kessai::payments {
-
-inline constexpr std::string_view kRequestTree = "payment_request";
-inline constexpr std::string_view kTransactionTree = "payment_transaction";
-inline constexpr std::string_view kResultTree = "payment_result";
-
-enum class Status : std::uint8_t { captured = 0, refunded = 1, adjusted = 2 };
-[[nodiscard]] std::string_view status_name(Status s) noexcept;
-
-/// The columns that all three tables share, and those of payment_request; the encoding is in
-/// row.cc.
-struct RequestRow {
-  Kind kind = Kind::payment;
-  Milli amount = 0;
-  Micros request_date = 0;
-  Day payment_date = 0;
-  Micros create_date = 0, update_date = 0;
-  std::uint32_t lines = 0;
-  Fingerprint fingerprint{};
-  std::string account;
-};
-struct TransactionRow {
-  Milli amount = 0;
-  Micros transaction_date = 0;
-  Micros create_date = 0, update_date = 0;
-  std::string request;  ///< original request id
-};
-struct ResultRow {
-  Kind kind = Kind::payment;
-  Status status = Status::captured;
-  Milli amount = 0;
-  Day payment_date = 0;
-  Micros create_date = 0, update_date = 0;
-  std::string transaction;  ///< TRANSACTION_ID
-};
-
-[[nodiscard]] std::string encode(const RequestRow& row);
-[[nodiscard]] std::string encode(const TransactionRow& row);
-[[nodiscard]] std::string encode(const ResultRow& row);
-/// `damaged` when the bytes are no such row.
-[[nodiscard]] Result<RequestRow> decode_request(std::string_view bytes);
-[[nodiscard]] Result<TransactionRow> decode_transaction(std::string_view bytes);
-[[nodiscard]] Result<ResultRow> decode_result(std::string_view bytes);
-
-/// TRANSACTION_ID of the only attempt that replay makes.
-[[nodiscard]] std::string transaction_id_of(std::string_view original_id);
 
 struct Totals {
   std::uint64_t requests = 0;
@@ -85,11 +37,14 @@ struct Pieces {
   std::optional<RequestRow> request;
   std::optional<TransactionRow> transaction;
   std::optional<ResultRow> result;
+  std::optional<CancelRow> cancel;
+  std::vector<CancelAttemptRow> attempts;  ///< to deliver the cancel, in order
+  std::optional<DeadLetterRow> dead_letter;
 };
 
 class Ledger {
  public:
-  /// Opens the three trees, creating them when asked; `tree_not_found` when one is missing.
+  /// Opens the tables, creating them when asked; `tree_not_found` when the store has none.
   [[nodiscard]] static Result<Ledger> open(Database& db, bool create);
 
   enum class Answer : std::uint8_t { accepted, already_done, key_reused_mismatch };
@@ -100,22 +55,33 @@ class Ledger {
   /// Records one request; retries conflicts with other threads by itself.
   [[nodiscard]] Result<Recorded> record(const Request& request);
 
-  /// Sums over one durable snapshot, of one PAYMENT_DATE or of all. `step` is called now and then
-  /// with the rows read; false stops with `interrupted`.
+  /// Sums over one durable snapshot: of all days, or of one PAYMENT_DATE, of which the rows created
+  /// on that day and the next are read. `step` is called now and then with the rows read; false
+  /// stops with `interrupted`.
   [[nodiscard]] Result<Totals> totals(std::optional<Day> day,
-                                      const std::function<bool(std::uint64_t rows)>& step = {});
+                                      const std::function<bool(std::uint64_t rows)>& step = {},
+                                      ReadPlan* plan = nullptr);
   [[nodiscard]] Result<Pieces> find(std::string_view original_id);
+  [[nodiscard]] Result<Balance> balance(std::string_view account, ReadPlan* plan = nullptr);
+
+  [[nodiscard]] const PaymentTables& tables() const noexcept { return tables_; }
+  [[nodiscard]] const Accounts& accounts() const noexcept { return accounts_; }
 
  private:
-  Ledger(Database& db, Tree request, Tree transaction, Tree result)
-      : db_(&db),
-        request_(std::move(request)),
-        transaction_(std::move(transaction)),
-        result_(std::move(result)) {}
+  Ledger(Database& db, PaymentTables tables, Accounts accounts)
+      : db_(&db), tables_(std::move(tables)), accounts_(std::move(accounts)) {}
   [[nodiscard]] Result<Recorded> try_record(const Request& request);
+  [[nodiscard]] Result<void> find_cancel(Transaction& txn, const std::string& transaction,
+                                         Pieces& out);
 
   Database* db_;
-  Tree request_, transaction_, result_;
+  PaymentTables tables_;
+  Accounts accounts_;
 };
+
+/// The days whose partitions hold the rows of a PAYMENT_DATE: created on that day or the next.
+[[nodiscard]] inline Window window_of(Day payment_date) noexcept {
+  return {payment_date, payment_date < kLastDay ? payment_date + 1 : payment_date};
+}
 
 }  // namespace kessai::payments
