@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/kill.hpp"
 
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,11 +12,9 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <span>
 #include <utility>
 
-#include "io/check.hpp"
 #include "io/env.hpp"
 #include "io/sync.hpp"
 #include "tools/interrupt.hpp"
@@ -40,24 +37,6 @@ constexpr double kLookS = 0.1;              // between two looks at whether all 
 constexpr std::uint64_t kStepNs = 200'000;  // between two looks at the stage
 
 double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; }
-
-class SharedKillBoard {
- public:
-  SharedKillBoard() {
-    void* at = mmap(nullptr, sizeof(KillBoard), PROT_READ | PROT_WRITE,
-                    MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    KESSAI_CHECK(at != MAP_FAILED);
-    board_ = new (at) KillBoard;
-  }
-  ~SharedKillBoard() { munmap(board_, sizeof(KillBoard)); }
-  SharedKillBoard(const SharedKillBoard&) = delete;
-  SharedKillBoard& operator=(const SharedKillBoard&) = delete;
-  KillBoard& operator*() noexcept { return *board_; }
-  KillBoard* operator->() noexcept { return board_; }
-
- private:
-  KillBoard* board_;
-};
 
 // How a life ends; what is drawn for it.
 enum class Method : std::uint8_t {
@@ -142,10 +121,7 @@ class Runner {
     bury();
     std::error_code ignored;
     std::filesystem::remove_all(store_path_, ignored);
-    Bank& bank = board_->bank();
-    bank.life = 0;
-    std::ranges::fill(bank.base, GroupState{});
-    for (auto& lane : bank.lanes) lane.used = 0;
+    board_->forget();
   }
 
   [[nodiscard]] Life drawn_life(std::uint32_t number) const {

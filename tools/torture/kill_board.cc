@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/torture/kill_board.hpp"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
-#include "io/env.hpp"
+#include "io/check.hpp"
 
 namespace kessai::torture {
 namespace {
@@ -72,5 +76,52 @@ void KillBoard::complain(std::string_view kind, std::string_view text) {
   std::snprintf(c.text, sizeof c.text, "%.*s", static_cast<int>(text.size()), text.data());
   ++complaints;  // now: the parent kills the process when it sees it
 }
+
+void KillBoard::forget() {
+  Bank& b = bank();
+  b.life = 0;
+  b.begun_at = 0;
+  std::ranges::fill(b.base, GroupState{});
+  for (auto& lane : b.lanes) lane.used = 0;
+}
+
+void KillBoard::become_cut_of(const KillBoard& recorded, std::uint64_t at) {
+  for (auto* count : {&commits, &acked, &limit_hits, &zombie_opens, &lost, &half_applied})
+    *count = 0;
+  for (auto* count : {&current, &stage, &stop, &limited, &complaints_begun, &complaints})
+    *count = 0;
+  for (Complaint& c : complaint) c.kind[0] = '\0';
+  // A cut before the recorded life had read the store and begun its journal: the one before holds.
+  const std::uint32_t newest = recorded.current;
+  const Bank& from =
+      recorded.banks[newest].begun_at <= at ? recorded.banks[newest] : recorded.banks[1 - newest];
+  Bank& to = banks[0];
+  to.life = from.life;
+  to.begun_at = 0;
+  std::ranges::copy(from.base, to.base);
+  for (unsigned i = 0; i < kMostKillThreads; ++i) {
+    std::uint32_t used = 0;
+    const std::uint32_t all = from.lanes[i].used;
+    for (; used < all && from.lanes[i].steps[used].intended_at <= at; ++used) {
+      const Step& was = from.lanes[i].steps[used];
+      Step& is = to.lanes[i].steps[used];
+      is.intended_at = is.answered_at = is.promised_at = 0;
+      is.lsn = was.answered_at <= at ? was.lsn.load() : 0;
+      is.promised = was.promised && was.promised_at <= at;
+      is.groups = was.groups;
+      std::ranges::copy(was.group, is.group);
+      std::ranges::copy(was.number, is.number);
+    }
+    to.lanes[i].used = used;
+  }
+}
+
+SharedKillBoard::SharedKillBoard() {
+  void* at = mmap(nullptr, sizeof(KillBoard), PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  KESSAI_CHECK(at != MAP_FAILED);
+  board_ = new (at) KillBoard;
+}
+SharedKillBoard::~SharedKillBoard() { munmap(board_, sizeof(KillBoard)); }
 
 }  // namespace kessai::torture

@@ -53,6 +53,7 @@ class Comparison {
     const std::uint32_t other = 1 - board_.current.load();
     Bank& bank = board_.banks[other];
     bank.life = life_.number;
+    bank.begun_at = board_.moment;
     std::ranges::copy(found_, bank.base);
     for (auto& lane : bank.lanes) lane.used = 0;
     board_.current.store(other);
@@ -275,6 +276,7 @@ class Committer {
   Step& intend() {
     const std::uint32_t at = lane_.used.load(std::memory_order_relaxed);
     Step& step = lane_.steps[at];
+    step.intended_at = board_.moment;
     step.lsn = 0;
     step.promised = false;
     step.groups = static_cast<std::uint8_t>(count_);
@@ -293,12 +295,14 @@ class Committer {
   }
 
   void answered(Step& step, Lsn lsn) {
+    step.answered_at = board_.moment;
     step.lsn = lsn;
     for (unsigned i = 0; i < count_; ++i) now_[group_[i]] = next(group_[i]);
     ++board_.commits;
   }
 
   void promised(Step& step) {
+    step.promised_at = board_.moment;
     step.promised = true;
     ++board_.acked;
   }

@@ -17,6 +17,7 @@
 #include "tools/torture/isolation.hpp"
 #include "tools/torture/kill.hpp"
 #include "tools/torture/mutants.hpp"
+#include "tools/torture/power.hpp"
 #include "tools/torture/sim.hpp"
 
 namespace kessai::torture {
@@ -32,6 +33,7 @@ struct Arguments {
   std::string level;
   std::string mutant;
   std::string directory;
+  std::string fs = "ext4";
   std::string replay_file;
   bool no_shrink = false;
   unsigned jobs = 0;
@@ -293,6 +295,73 @@ int kill_lives(const Arguments& a) {
   return tools::interrupted() ? tools::kExitInterrupted : tools::kExitOk;
 }
 
+void print_result(const Arguments& a, const PowerResult& r) {
+  if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
+    tools::stdout_sink()(tools::json_line({{"cuts", r.cuts},
+                                           {"acked", r.acked},
+                                           {"lost", r.lost},
+                                           {"half_applied", r.half_applied},
+                                           {"seed", a.seed},
+                                           {"mode", kS2pl ? "s2pl" : "mvcc"},
+                                           {"fs", a.fs},
+                                           {"seconds", r.seconds},
+                                           {"cuts_per_s", r.cuts_per_s()},
+                                           {"torn", r.torn},
+                                           {"recordings", r.recordings},
+                                           {"commits", r.commits},
+                                           {"writes", r.writes},
+                                           {"flushes", r.flushes},
+                                           {"violations", json_of(r.violations)}}));
+    return;
+  }
+  using tools::grouped;
+  tools::stdout_sink()(tools::render_fields(
+      {{"power cuts",
+        fmt::format("{} of {} recordings, {} with writes after the last flush, "
+                    "{:.1f} cuts/s",
+                    grouped(r.cuts), grouped(r.recordings), grouped(r.torn), r.cuts_per_s())},
+       {"disk",
+        fmt::format("{}, {} writes, {} flushes", a.fs, grouped(r.writes), grouped(r.flushes))},
+       {"acked", fmt::format("{} durable of {} commits", grouped(r.acked), grouped(r.commits))},
+       {"lost", grouped(r.lost)},
+       {"half applied", grouped(r.half_applied)},
+       {"violations", std::to_string(r.violations.size())}}));
+}
+
+int power(const Arguments& a) {
+  if (!is_kill_mutant(a.mutant) && !is_mutant_of("sim", a.mutant))
+    return refuse(a, "no planted bug is called " + a.mutant);
+  PowerPlan plan;
+  plan.fs = a.fs;
+  plan.s2pl = kS2pl;
+  plan.directory = scratch_folder(a);
+  plan.seconds = a.seconds;
+  plan.seed = a.seed;
+  plan.mutant = a.mutant;
+  tools::ProgressBar bar(!a.json);
+  plan.watch = [&](double seconds) {
+    bar.update("power", static_cast<std::uint64_t>(seconds * 1000),
+               static_cast<std::uint64_t>(a.seconds * 1000));
+  };
+  const auto r = run_power(plan);
+  bar.finish();
+  if (!r) {
+    tools::stderr_sink()(tools::render_error(r.error(), a.json, "power"));
+    return tools::exit_code(r.error().code());
+  }
+  for (const Violation& v : r->violations) tools::stderr_sink()(v.kind + ": " + v.text + "\n");
+  const bool good = r->violations.empty() && r->lost == 0 && r->half_applied == 0;
+  if (!good) {
+    tools::stderr_sink()(
+        fmt::format("again: kvtorture power --mode {} --fs {} --seconds {} --seed {}{}\n",
+                    kS2pl ? "s2pl" : "mvcc", a.fs, a.seconds, a.seed,
+                    a.mutant.empty() ? "" : " --mutant " + a.mutant));
+  }
+  print_result(a, *r);
+  if (!good) return tools::kExitNo;
+  return tools::interrupted() ? tools::kExitInterrupted : tools::kExitOk;
+}
+
 int mutants(const Arguments& a) {
   MutantPlan plan;
   plan.self = self_path();
@@ -349,6 +418,14 @@ int run(int argc, char** argv) {
   run_kill_command->add_option("--seconds", a.seconds)->check(CLI::NonNegativeNumber);
   run_kill_command->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
 
+  auto* run_power_command = app.add_subcommand(
+      "power",
+      "cuts the power of a disk under a real kernel and its file system (root, FUSE, loop)");
+  run_power_command->add_option("--mode", a.mode, "mvcc or s2pl")->check(modes);
+  run_power_command->add_option("--fs", a.fs, "ext4");
+  run_power_command->add_option("--seconds", a.seconds)->check(CLI::NonNegativeNumber);
+  run_power_command->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
+
   auto* run_mutants_command =
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
@@ -365,6 +442,7 @@ int run(int argc, char** argv) {
   if (run_isolation->parsed()) return isolation(a);
   if (run_sim->parsed()) return sim(a);
   if (run_kill_command->parsed()) return kill_lives(a);
+  if (run_power_command->parsed()) return power(a);
   return run_replay->parsed() ? replay(a) : mutants(a);
 }
 
