@@ -81,9 +81,26 @@ Result<void> TreeCursor::fetch() {
                       : tree_->find_leaf(bound_, &turn_);
     if (!g) return std::unexpected(g.error());
     NodeView(g->data()).copy_leaf(page_);
-    if (g->valid()) return {};
+    if (g->valid()) return check_place();
     again.start(io::Wait::page_latch);
   }
+}
+
+/// A leaf that is not where its parent says would lead back to where the cursor was.
+Result<void> TreeCursor::check_place() const {
+  const NodeView leaf(page_);
+  std::string low, high;
+  leaf.low_fence(low);
+  const bool bounded = leaf.high_fence(high);
+  const bool right = !reverse_    ? low <= bound_ && (!bounded || bound_ < high)
+                     : unbounded_ ? !bounded
+                                  : low < bound_ && (!bounded || bound_ <= high);
+  if (right) return {};
+  ErrorDetail d;
+  d.path = tree_->store_->path();
+  d.page = raw(leaf.page_id());
+  d.what = "a leaf does not hold the keys that its parent says it holds";
+  return std::unexpected(Error(Code::damaged, std::move(d)));
 }
 
 void TreeCursor::enter_page() {

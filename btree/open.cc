@@ -137,7 +137,8 @@ Result<void> PageStore::load_map(PageMap& map, const Superblock& sb) {
         damage(sb.map_slot, kNoPage, "the superblock describes an impossible page map"));
   }
   map.begin_load(sb.next_page, sb.map_depth, {sb.map_slot, sb.map_hash});
-  io::AlignedBuffer buffer(kBatch * kPageSize);
+  const std::uint64_t most = sb.next_page / kMapFanout + 1;  // chunks of the lowest level
+  io::AlignedBuffer buffer(std::min<std::uint64_t>(kBatch, most) * kPageSize);
   KESSAI_ASSIGN(q, take_queue());
   std::vector<io::Queue::Completion> done;
   for (unsigned level = sb.map_depth; level-- > 0;) {

@@ -11,12 +11,17 @@ namespace {
 
 constexpr unsigned kGroup = 16;  // descents interleaved by multi_get
 
-Result<void> lost_page(const PageStore& store, PageId page) {
+Result<void> damaged_tree(const PageStore& store, PageId page, std::string what) {
   ErrorDetail d;
   d.path = store.path();
   d.page = raw(page);
-  d.what = "a tree refers to page " + std::to_string(raw(page)) + ", which is not in the page map";
+  d.what = std::move(what);
   return std::unexpected(Error(Code::damaged, std::move(d)));
+}
+Result<void> lost_page(const PageStore& store, PageId page) {
+  return damaged_tree(
+      store, page,
+      "a tree refers to page " + std::to_string(raw(page)) + ", which is not in the page map");
 }
 
 }  // namespace
@@ -63,7 +68,6 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
         NodeView(c.data()).prefetch();
       } else {
         if (disturbed = !g.valid(); disturbed) break;
-        if (depth > kMaxLevel) return std::unexpected(lost_page(*store_, child).error());
         auto loaded = pool.read(child);
         // Only now believe that `child` was still the child: it may have been freed meanwhile.
         if (!g.valid()) break;
@@ -72,7 +76,11 @@ Result<Pool::Optimistic> Tree::descend(Choose&& choose, Turn* turn) {
         if (!loaded) return loaded;
         c = *loaded;
       }
-      if (disturbed = !g.valid() || depth > kMaxLevel; disturbed) break;
+      if (disturbed = !g.valid(); disturbed) break;
+      if (depth > kMaxLevel)  // every page on the way was the child of the one before
+        return std::unexpected(
+            damaged_tree(*store_, child, "a tree is deeper than trees are: it has a cycle")
+                .error());
       if (turn != nullptr) *turn = {g, index};
       g = c;
     }

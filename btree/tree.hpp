@@ -246,6 +246,7 @@ class TreeCursor {
  private:
   [[nodiscard]] Result<bool> next_page(Row& row);
   [[nodiscard]] Result<void> fetch();
+  [[nodiscard]] Result<void> check_place() const;
   [[nodiscard]] bool fetch_neighbour();
   void enter_page();
   void look_ahead() noexcept;
