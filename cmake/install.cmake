@@ -2,8 +2,8 @@
 # The installed package: find_package(kessai), pkg-config kessai. Relocatable.
 #
 #   kessai::kessai    the engine, one static library bundling its layers
-#   kessai::payments  the payments layer on top of it   (once it exists)
-#   kessai::testing   the simulated disk and clocks for embedders' tests   (once it exists)
+#   kessai::payments  the payments layer on top of it
+#   kessai::testing   the simulated disk and the crash loop, for embedders' tests
 #
 # No third-party type is in a public header; static linking needs liburing and threads only.
 include(CMakePackageConfigHelpers)
