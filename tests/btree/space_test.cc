@@ -7,10 +7,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "btree/superblock.hpp"
 #include "io/env.hpp"
+#include "io/memory.hpp"
 #include "io/sim_disk.hpp"
 
 namespace kessai::btree {
@@ -160,6 +162,38 @@ TEST(Space, TakesLongRuns) {
   out.clear();
   space.take(space.free_slots(), 1, out);
   EXPECT_EQ(std::count_if(out.begin(), out.end(), [](Slot s) { return s == 3 || s == 17; }), 2);
+}
+
+// Goal: a data file that crosses a power of two of bytes goes on. Method: all slots taken
+// but for some on both sides of each border; those that are handed out lie where no other does, and
+// what is written to them reads back.
+TEST(Space, SlotsAroundPowersOfTwoDoNotMeet) {
+  constexpr Slot kBeside = 3;
+  for (const unsigned power : {30u, 31u, 32u, 33u}) {
+    Disk d;
+    Space space(*d.file);
+    const Slot border = ((std::uint64_t{1} << power) - kFirstSlotOffset) / kPageSize;
+    ASSERT_TRUE(d.file->resize(slot_offset(border + kBeside + 1)).has_value());
+    space.reset(border + kBeside);
+    for (Slot s = 1; s <= border - kBeside; ++s) ASSERT_TRUE(space.adopt(s));
+    std::vector<Slot> out;
+    space.take(space.free_slots(), 1, out);
+    ASSERT_EQ(out.size(), 2 * kBeside);
+    io::AlignedBuffer page(kPageSize);
+    std::set<std::uint64_t> offsets;
+    for (const Slot s : out) {
+      offsets.insert(slot_offset(s));
+      std::memset(page.data(), static_cast<int>(s % 251), kPageSize);
+      ASSERT_TRUE(d.file->write(slot_offset(s), page.span()).has_value());
+    }
+    EXPECT_EQ(offsets.size(), out.size());
+    EXPECT_LT(*offsets.begin(), std::uint64_t{1} << power);
+    EXPECT_GE(*offsets.rbegin(), std::uint64_t{1} << power);
+    for (const Slot s : out) {
+      ASSERT_TRUE(d.file->read(slot_offset(s), page.span()).has_value());
+      EXPECT_EQ(page.data()[kPageSize - 1], static_cast<std::byte>(s % 251));
+    }
+  }
 }
 
 TEST(Space, GrowsTheFileAndRefusesWhenItIsFull) {

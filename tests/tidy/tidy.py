@@ -219,7 +219,25 @@ def check_dead(tree):
                 yield path, 1, "no other file names it or its folder: use it or delete it"
 
 
-CHECKS = {"layers": check_layers, "words": check_words, "files": check_files, "dead": check_dead}
+ROWS = "docs/torture-rows.md"
+
+
+def check_rows(tree):
+    """Every test and planted bug that the page of other engines' bugs names is in the source."""
+    code = "\n".join(t for p, t in tree.code().items())
+    tests = {f"{suite}.{name}" for suite, name in re.findall(r"\bTEST(?:_[FP])?\(\s*(\w+),\s*(\w+)\)", code)}
+    mutants = set(re.findall(r"KESSAI_MUTANT\((\w+)\)", code))
+    for number, text in enumerate(tree.files.get(ROWS, "").split("\n"), 1):
+        for name in re.findall(r"`(\w+\.[A-Z]\w+)`", text):
+            if name not in tests:
+                yield ROWS, number, f"{name}: there is no such test"
+        for names in re.findall(r"mutants? ((?:`\w+`(?:, )?)+)", text):
+            for name in re.findall(r"\w+", names):
+                if name not in mutants:
+                    yield ROWS, number, f"{name}: there is no such planted bug"
+
+
+CHECKS = {"layers": check_layers, "words": check_words, "files": check_files, "dead": check_dead, "rows": check_rows}
 
 
 def findings(root, names=None):

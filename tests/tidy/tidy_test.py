@@ -50,6 +50,8 @@ PLANTED = {
     "unused header": ({"wal/old.hpp": FRONT}, "nobody includes"),
     "unnamed file": ({"tools/notes.txt": "x"}, "names it"),
     "missing page": ({"README.md": "see docs/gone.md"}, "does not exist"),
+    "test that is gone": ({"docs/torture-rows.md": "| R-01 | `Log.IsGone` |"}, "no such test"),
+    "planted bug that is gone": ({"docs/torture-rows.md": "| R-01 | mutant `is_gone` |"}, "no such planted bug"),
     "unfinished": ({"wal/log.cc": SPDX + "// TO" "DO later\n"}, "do it"),
     "machine path": ({"README.md": "see /home/me/x"}, "one machine"),
     "nolint without reason": ({"wal/log.cc": SPDX + "int x;  // NOLINT\n"}, "NOLINT"),
