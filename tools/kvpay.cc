@@ -14,6 +14,7 @@
 #include "tools/bytes.hpp"
 #include "tools/cli.hpp"
 #include "tools/exit_codes.hpp"
+#include "tools/flow_commands.hpp"
 #include "tools/generate.hpp"
 #include "tools/interrupt.hpp"
 #include "tools/progress.hpp"
@@ -464,6 +465,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   generate->add_option("--seed", generate_options.seed, "same seed, same bytes")
       ->capture_default_str();
+  FlowCommands flow(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -471,7 +473,7 @@ int main(int argc, char** argv) {
   }
   replay_options.progress = !c.json;
   replay_options.out = stdout_sink();
-  int code = kExitOk;
+  int code = flow.run(c.json).value_or(kExitOk);
   if (*replay) code = run_replay(c, paths, replay_options, latency);
   if (*totals) code = run_totals(c, day);
   if (*show) code = run_show(c, id);

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Extracts the first C++ block of the README, so that the example people copy is one that runs.
+"""Extracts the first C++ block of a page (README, docs), so that the example people copy is one that runs.
 
-usage: readme.py README OUTPUT
+usage: readme.py PAGE OUTPUT
 """
 import re
 import sys

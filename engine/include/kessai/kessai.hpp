@@ -5,6 +5,8 @@
 
 #include "kessai/database.hpp"
 #include "kessai/error.hpp"
+#include "kessai/executor.hpp"
+#include "kessai/journal.hpp"
 #include "kessai/options.hpp"
 #include "kessai/run_transaction.hpp"
 #include "kessai/stats.hpp"

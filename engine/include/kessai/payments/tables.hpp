@@ -129,6 +129,7 @@ struct ResultRow {
   std::string transaction = {};  ///< TRANSACTION_ID; empty when none was made
   std::string auth_code = {};
   std::string answer = {};  ///< what the caller was told, byte for byte
+  std::uint64_t log_position = 0;  ///< of its record in the transaction log; 0: none
 
   [[nodiscard]] std::string_view parent_id() const noexcept { return request; }
   template <class Row, class F>
@@ -146,6 +147,7 @@ struct ResultRow {
     f("TRANSACTION_ID", ColumnType::text, r.transaction);
     f("AUTH_CODE", ColumnType::text, r.auth_code);
     f("ANSWER", ColumnType::bytes, r.answer);
+    f("LOG_POSITION", ColumnType::number, r.log_position);
   }
 };
 

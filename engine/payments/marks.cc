@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// Marks: how far the log and the spool are settled. They bound recovery and what must be kept.
+#include <algorithm>
+
+#include "engine/payments/flow_core.hpp"
+
+namespace kessai::payments {
+
+Result<void> FlowCore::load_mark() {
+  const std::string id = txlog_.id();
+  PAYMENTS_ASSIGN(txn, db_.read_only());
+  auto c = marks_.scan(txn);
+  bool others = false;
+  while (c.next()) {
+    if (c.row().journal != id) {
+      others = true;
+      continue;
+    }
+    old_marks_.emplace_back(c.row().create_date, c.row().position);
+    if (!mark_ || c.row().sequence >= mark_->sequence) mark_ = c.row();
+  }
+  PAYMENTS_TRY(c.status());
+  if (mark_) mark_sequence_ = mark_->sequence;
+  log_replaced_ = others && !mark_;
+  return txn.rollback();
+}
+
+Result<CommitTicket> FlowCore::write_mark() {
+  const Day today = day_of(now());
+  MarkRow m{.journal = txlog_.id(),
+            .sequence = ++mark_sequence_,
+            .create_date = now(),
+            .position = unsettled_.empty() ? seen_next_ : unsettled_.begin()->first,
+            .spooled = absorbed_,
+            .scan_from = std::min(today, floor_),
+            .cancels_from = std::min(today, floor_)};
+  for (const auto& [id, f] : flights_) {
+    m.scan_from = std::min(m.scan_from, day_of(f->request.create_date));
+    m.cancels_from = std::min(m.cancels_from, m.scan_from);
+  }
+  for (const auto& [id, orphan] : orphans_)
+    m.scan_from = std::min(m.scan_from, day_of(orphan.create_date));
+  for (const auto& [id, cancel] : cancels_)
+    m.cancels_from = std::min(m.cancels_from, day_of(cancel.row.create_date));
+  auto ticket = transact([&](Transaction& txn) -> Result<void> {
+    PAYMENTS_TRY(marks_.insert(txn, m));
+    return {};
+  });
+  if (!ticket) return ticket;
+  mark_ = m;
+  appended_since_mark_ = 0;
+  marked_ns_ = executor_.now_ns();
+  return ticket;
+}
+
+void FlowCore::maybe_mark(bool now) {
+  if (mark_under_way_ || appended_since_mark_ < (now ? 1 : options_.mark_every)) return;
+  const auto ticket = write_mark();
+  if (!ticket) return;  // the next payment tries again
+  mark_under_way_ = true;
+  when_durable(*ticket, [this, m = *mark_](const Result<void>& ok) {
+    mark_under_way_ = false;
+    if (!ok) return;
+    old_marks_.emplace_back(m.create_date, m.position);
+    static_cast<void>(spool_.forget_before(m.spooled));
+    static_cast<void>(forget_log());
+  });
+}
+
+Result<void> FlowCore::cover(Micros create_date) {
+  const Day day = day_of(create_date);
+  if (mark_ && day >= mark_->scan_from && day >= mark_->cancels_from) return {};
+  floor_ = std::min(floor_, day);
+  PAYMENTS_ASSIGN(ticket, write_mark());
+  return ticket.wait();
+}
+
+// The log is kept from the newest mark that is old enough on: the veto over restored backups.
+Result<void> FlowCore::forget_log() {
+  const Micros old = now() - std::chrono::microseconds(options_.keep_log).count();
+  while (old_marks_.size() > 1 && old_marks_[1].first < old) old_marks_.pop_front();
+  return old_marks_.empty() ? Result<void>{} : txlog_.forget_before(old_marks_.front().second);
+}
+
+}  // namespace kessai::payments

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sweeper: requests that were accepted and that nobody finished are closed, so that their
+// callers stop getting unique_violation for ever. The result's insert decides between sweepers.
+#include "engine/payments/flow_core.hpp"
+
+namespace kessai::payments {
+
+// Any thread; reads only. In the S2PL build the scan shuts out writers of the days it reads.
+Result<std::vector<std::string>> FlowCore::find_orphans() {
+  PAYMENTS_ASSIGN(txn, db_.read_only());
+  std::vector<std::string> ids;
+  const Micros old = now() - std::chrono::microseconds(options_.lease).count();
+  auto c = tables_.request.scan(txn);
+  while (c.next()) {
+    if (c.row().create_date > old) continue;
+    PAYMENTS_ASSIGN(result, tables_.result.get(txn, {.request = c.row().id}));
+    if (!result) ids.push_back(c.row().id);
+  }
+  PAYMENTS_TRY(c.status());
+  PAYMENTS_TRY(txn.rollback());
+  return ids;
+}
+
+void FlowCore::sweep(std::vector<std::string> ids, std::function<void(std::uint64_t)> done) {
+  std::uint64_t closed = 0;
+  for (const std::string& id : ids) {
+    if (flights_.contains(id)) continue;
+    const auto ours = close_orphan(id);
+    closed += ours && *ours ? 1 : 0;
+  }
+  if (closed == 0) return done(0);
+  when_durable(last_ticket_,
+               [done = std::move(done), closed](const Result<void>& ok) { done(ok ? closed : 0); });
+}
+
+// True: closed by this call. With a log record, or a transaction that another flow may have logged,
+// it counts as sent.
+Result<bool> FlowCore::close_orphan(const std::string& id) {
+  bool closed = false;
+  std::optional<CancelRow> cancel;
+  PAYMENTS_TRY(cover(now()));
+  const auto ticket = transact([&](Transaction& txn) -> Result<void> {
+    closed = false;
+    cancel.reset();
+    PAYMENTS_ASSIGN(request, tables_.request.get(txn, {.id = id}));
+    if (!request) return {};
+    PAYMENTS_ASSIGN(transaction,
+                    tables_.transaction.get(txn, {.id = transaction_id_of(id), .request = id}));
+    const auto known = orphans_.find(id);
+    const bool ours = known != orphans_.end() && known->second.ours;
+    const bool sent = logged_.contains(id) || (transaction && !ours);
+    const Status status = sent ? Status::failed_cancel_requested : Status::failed_not_sent;
+    PAYMENTS_ASSIGN(
+        done, tables_.result.insert(
+                  txn, result_row(*request, status, transaction ? transaction->id : std::string(),
+                                  {}, "swept")));
+    if (!done.inserted) return {};
+    closed = true;
+    if (sent && transaction) {
+      cancel = cancel_row(*transaction, "swept");
+      PAYMENTS_TRY(tables_.cancel.insert(txn, *cancel));
+    }
+    return {};
+  });
+  if (!ticket) return std::unexpected(ticket.error());
+  if (closed) ++stats_.swept;
+  when_durable(*ticket, [this, id, cancel](const Result<void>& ok) {
+    if (!ok) return;
+    if (cancel) add_cancel(*cancel, true);
+    orphans_.erase(id);
+    if (const auto at = logged_.find(id); at != logged_.end()) {
+      unsettled_.erase(at->second);
+      logged_.erase(at);
+    }
+  });
+  return closed;
+}
+
+void FlowCore::sweep_orphans() {
+  if (!spooled_.empty() && !absorb_spool()) return;  // the store still cannot be written
+  const auto lease = static_cast<std::uint64_t>(std::chrono::nanoseconds(options_.lease).count());
+  std::vector<std::string> due;
+  for (const auto& [id, orphan] : orphans_) {
+    if (executor_.now_ns() - orphan.since_ns >= lease && !flights_.contains(id)) due.push_back(id);
+  }
+  for (const std::string& id : due) {
+    if (!close_orphan(id)) return;
+  }
+}
+
+}  // namespace kessai::payments

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Goal: what kvpay load plans, and what it makes of its measurements. Method: plain calls; the
+// process as a whole is tested by kvpay_flow_test.cc.
+#include "tools/load.hpp"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tools/stub_book.hpp"
+
+namespace kessai::tools {
+namespace {
+
+using namespace std::chrono_literals;
+
+std::vector<unsigned> rates(const LoadOptions& o) {
+  std::vector<unsigned> out;
+  const auto steps = plan_load(o).value();
+  for (const LoadStep& s : steps) out.push_back(s.rps);
+  return out;
+}
+
+// S33: 200 to 500 in seven steps; --from 300 when 250 is known to be good.
+TEST(Load, PlansTheRampsOfTheSeed) {
+  EXPECT_EQ(rates({}), (std::vector<unsigned>{200, 250, 300, 350, 400, 450, 500}));
+  EXPECT_EQ(rates({.from = 300}), (std::vector<unsigned>{300, 350, 400, 450, 500}));
+  EXPECT_EQ(plan_load({})->front().seconds, 300u);
+  EXPECT_EQ(rates({.profile = "burst100"}), (std::vector<unsigned>{200, 20'000, 200}));
+  EXPECT_EQ(rates({.profile = "soak", .from = 50}), std::vector<unsigned>(7, 50));
+  EXPECT_FALSE(plan_load({.ramp = "0:1:1"}).has_value());
+  EXPECT_FALSE(plan_load({.ramp = "200:500:50x"}).has_value());
+  EXPECT_FALSE(plan_load({.from = 501}).has_value());
+}
+
+// S30, S31: 1,000 cards for 500 rps, five workers with 200 each, none shared, all used.
+TEST(Load, SplitsCardsOverWorkers) {
+  EXPECT_EQ(enough_cards({}, 500).value(), 1000u);
+  EXPECT_FALSE(enough_cards({.cards = 999}, 500).has_value());
+  const auto split = split_cards(1000, 5).value();
+  ASSERT_EQ(split.size(), 5u);
+  std::set<unsigned> all;
+  for (const CardRange& r : split) {
+    EXPECT_EQ(r.count, 200u);
+    for (unsigned i = 0; i < r.count; ++i) EXPECT_TRUE(all.insert(r.first + i).second);
+  }
+  EXPECT_EQ(all.size(), 1000u);
+  EXPECT_FALSE(split_cards(1001, 5).has_value());
+}
+
+WaitInfo wait(std::string_view name, std::chrono::nanoseconds total) {
+  WaitInfo w;
+  w.name = name;
+  w.total = total;
+  return w;
+}
+
+// S34: the second that stands out names the wait that grew most in it.
+TEST(Load, ASpikeNamesItsTopWait) {
+  EXPECT_EQ(top_wait({wait("wal_flush", 5ms), wait("leaf_split", 1ms)},
+                     {wait("wal_flush", 7ms), wait("leaf_split", 90ms)}),
+            "leaf_split");
+  EXPECT_EQ(top_wait({wait("wal_flush", 5ms)}, {wait("wal_flush", 5ms)}), "none");
+  std::vector<SecondOfLoad> seconds;
+  for (unsigned i = 0; i < 10; ++i) seconds.push_back({i / 5, 1000, "wal_flush"});
+  EXPECT_TRUE(find_spikes(seconds, {{200, 5}, {300, 5}}).empty());
+  seconds[7] = {1, 40'000, "leaf_split"};
+  seconds[8] = {1, 4000, "checkpoint"};  // four times the median, and still nothing to feel
+  const auto spikes = find_spikes(seconds, {{200, 5}, {300, 5}});
+  ASSERT_EQ(spikes.size(), 1u);
+  EXPECT_EQ(spikes[0].second, 7u);
+  EXPECT_EQ(spikes[0].rps, 300u);
+  EXPECT_EQ(spikes[0].top_wait, "leaf_split");
+}
+
+TEST(Load, ComparesReportsStepByStep) {
+  const std::string a = "{\"rps_target\":200,\"store_p99_us\":100}\n",
+                    summary = "{\"summary\":true}\n";
+  EXPECT_FALSE(compare_reports(a, a, 10)->front().worse);
+  EXPECT_TRUE(compare_reports(a, "{\"rps_target\":200,\"store_p99_us\":120}", 10)->front().worse);
+  EXPECT_FALSE(compare_reports(a, a + a, 10).has_value());
+  EXPECT_FALSE(compare_reports(a, "{\"rps_target\":250,\"store_p99_us\":1}", 10).has_value());
+  EXPECT_FALSE(compare_reports(a, "no report", 10).has_value());
+  EXPECT_FALSE(compare_reports(summary, summary, 10).has_value());
+}
+
+// S30: a card that comes again within a second is refused.
+TEST(StubBook, RefusesACardWithinASecond) {
+  StubBook book({});
+  constexpr std::uint64_t kStart = 1'000'000'000'000, kSecond = 1'000'000'000;
+  EXPECT_EQ(book.authorise("a", 1, "card", kStart).reply.outcome, payments::AuthOutcome::ok);
+  const auto busy = book.authorise("b", 1, "card", kStart + kSecond - 1).reply;
+  EXPECT_EQ(busy.outcome, payments::AuthOutcome::declined);
+  EXPECT_EQ(busy.reason, "card_busy");
+  EXPECT_EQ(book.authorise("c", 1, "card", kStart + 2 * kSecond).reply.outcome,
+            payments::AuthOutcome::ok);
+}
+
+// An equal key changes nothing; a late authorisation is held from its time on, unless cancelled
+// after it came.
+TEST(StubBook, KeepsOneAuthorisationAKey) {
+  StubBook ok({});
+  const auto first = ok.authorise("a", 5, "", 1), again = ok.authorise("a", 5, "", 2);
+  EXPECT_EQ(first.reply.auth_code, again.reply.auth_code);
+  EXPECT_EQ(ok.entries(3).at("a").authorisations, 1u);
+  EXPECT_EQ(ok.entries(3).at("a").calls, 2u);
+  EXPECT_EQ(ok.cancel("a", 4), payments::CancelReply::cancelled);
+  EXPECT_EQ(ok.cancel("a", 5), payments::CancelReply::cancelled);
+  EXPECT_FALSE(ok.entries(6).at("a").held);
+
+  StubBook late({.late = 1000, .late_ns = 100});
+  EXPECT_FALSE(late.authorise("a", 5, "", 1).answers);
+  EXPECT_EQ(late.cancel("a", 50), payments::CancelReply::nothing_there);
+  EXPECT_FALSE(late.entries(100).at("a").held);
+  EXPECT_TRUE(late.entries(101).at("a").held);
+  EXPECT_EQ(late.cancel("a", 102), payments::CancelReply::cancelled);
+}
+
+}  // namespace
+}  // namespace kessai::tools
