@@ -100,6 +100,10 @@ class Session {
                           std::string_view /*value*/) {
     fail("no tickets");
   }
+  /// The same for insert_all().
+  virtual void insert_ticket(std::size_t /*slot*/, std::span<const Record> /*records*/) {
+    fail("no tickets");
+  }
   virtual void await_ticket(std::size_t /*slot*/) { fail("no tickets"); }
   static constexpr std::size_t kTicketSlots = 1024;
 };
@@ -126,6 +130,7 @@ struct Counters {
   std::uint64_t log_flushes = 0;
   double undo_mib = 0;  ///< now: before-images kept for snapshots
   double undo_limit_mib = 0;
+  double leaf_split_s = 0, page_latch_s = 0;  ///< waited by all threads together
 };
 
 /// What the file cache of the kernel is to an engine whose data does not fit its own cache.

@@ -140,6 +140,11 @@ class KessaiSession final : public Session {
     check(txn.put(tree_, key, value), "put");
     tickets_[slot] = check(txn.commit_async(), "commit_async");
   }
+  void insert_ticket(std::size_t slot, std::span<const Record> records) override {
+    Transaction txn = begin();
+    for (const Record& r : records) check(txn.insert(tree_, r.key, r.value), "insert");
+    tickets_[slot] = check(txn.commit_async(), "commit_async");
+  }
   void await_ticket(std::size_t slot) override { check(tickets_[slot].wait(), "ticket"); }
 
  private:
@@ -217,9 +222,15 @@ class KessaiEngine final : public Engine {
   }
   std::optional<Counters> counters() override {
     const Stats s = db_->stats();
-    return Counters{.log_flushes = s.log_flushes,
-                    .undo_mib = static_cast<double>(s.undo_bytes) / 1048576.0,
-                    .undo_limit_mib = undo_limit_mib_};
+    Counters c{.log_flushes = s.log_flushes,
+               .undo_mib = static_cast<double>(s.undo_bytes) / 1048576.0,
+               .undo_limit_mib = undo_limit_mib_};
+    for (const WaitInfo& w : db_->waits()) {
+      const double seconds = std::chrono::duration<double>(w.total).count();
+      if (w.name == "leaf_split") c.leaf_split_s = seconds;
+      if (w.name == "page_latch") c.page_latch_s = seconds;
+    }
+    return c;
   }
   void settle() override { check(db_->checkpoint(), "checkpoint"); }
   std::optional<double> fill(std::size_t /*records*/, std::size_t /*record_bytes*/) override {

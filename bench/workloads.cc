@@ -73,7 +73,13 @@ constexpr Workload kWorkloads[] = {
      .needs = Feature::tickets,
      .more_threads = 2},
     {"payment", StoreKind::fresh, "durable"},
+    {.name = "payment_waits", .store = StoreKind::fresh, .durability = "durable", .threads = 64},
+    {.name = "payment_ticket",
+     .store = StoreKind::fresh,
+     .durability = "durable",
+     .needs = Feature::tickets},
     {"right_edge", StoreKind::fresh, "relaxed"},
+    {"hashed_edge", StoreKind::fresh, "relaxed"},
     {"cold_get", StoreKind::loaded, "none"},
     {"cold_multi_get", StoreKind::loaded, "none", true},
     {"recovery", StoreKind::copy, "relaxed", true},
@@ -343,6 +349,16 @@ void Run::ticket_body(Worker& w) const {
     for (; issued - awaited < kSlots; ++issued) {
       started[issued % kSlots] = now_ns();
       const std::uint64_t i = base + issued;
+      if (spec_.workload == "payment_ticket") {
+        Key keys[3];
+        Record rows[3];
+        for (unsigned k = 0; k < 3; ++k) {
+          keys[k] = Key(base + issued * 3 + k, KeyOrder::random);
+          rows[k] = {keys[k].view(), value.stamped(i)};
+        }
+        w.session->insert_ticket(issued % kSlots, rows);
+        continue;
+      }
       w.session->put_ticket(issued % kSlots, Key(i, KeyOrder::random).view(), value.stamped(i));
     }
     while (issued - awaited > kSlots / 2) await();
@@ -353,9 +369,10 @@ void Run::ticket_body(Worker& w) const {
 json Run::commits() {
   open({.durable = true});
   preload(small_store(), KeyOrder::random, 10'000);
-  const bool payment = spec_.workload == "payment";
-  const auto body = [this, payment](Worker& w) {
-    if (spec_.workload == "commit_ticket") return ticket_body(w);
+  const bool waits = spec_.workload == "payment_waits";
+  const bool payment = waits || spec_.workload == "payment";
+  const auto body = [this, payment, waits](Worker& w) {
+    if (spec_.workload.ends_with("_ticket")) return ticket_body(w);
     Value values[3] = {{spec_.value_bytes, 1}, {spec_.value_bytes, 2}, {spec_.value_bytes, 3}};
     std::uint64_t i = new_records_base(w);
     w.loop(1, [&] {
@@ -370,7 +387,11 @@ json Run::commits() {
         keys[k] = Key(i, KeyOrder::random);
         rows[k] = {keys[k].view(), values[k].stamped(i)};
       }
-      w.session->insert_all(rows);
+      if (!waits) {
+        w.session->insert_all(rows);
+      } else {  // request, transaction, result: each known to be durable before the next
+        for (const Record& row : rows) w.session->insert_all({&row, 1});
+      }
       return 1;
     });
   };
@@ -379,22 +400,30 @@ json Run::commits() {
 }
 
 json Run::right_edge() {
+  const KeyOrder order = spec_.workload == "hashed_edge" ? KeyOrder::random : KeyOrder::ascending;
   open({});
   const std::uint64_t first = small_store();
-  preload(first, KeyOrder::ascending, 1000);
+  preload(first, order, 1000);
   std::atomic<std::uint64_t> next{first};
+  const auto before = engine_->counters();
   const auto body = [&](Worker& w) {
     Value value(spec_.value_bytes, spec_.seed + w.index);
     w.loop(4, [&] {
       const std::uint64_t i = next.fetch_add(1, std::memory_order_relaxed);
-      w.session->put(Key(i, KeyOrder::ascending).view(), value.stamped(i));
+      w.session->put(Key(i, order).view(), value.stamped(i));
       return 1;
     });
   };
   const Measured m = run_section(
       *engine_, {.threads = spec_.threads, .seconds = spec_.seconds, .warm = {}, .body = body});
   const auto fill = engine_->fill(first + m.ops, record_bytes());
-  return finish(m, {{"fill", fill ? json(*fill) : json(nullptr)}});
+  json extra = {{"fill", fill ? json(*fill) : json(nullptr)}};
+  if (const auto after = engine_->counters()) {  // shares of the threads' time
+    const double all = m.seconds * spec_.threads;
+    extra["leaf_split_share"] = (after->leaf_split_s - before->leaf_split_s) / all;
+    extra["page_latch_share"] = (after->page_latch_s - before->page_latch_s) / all;
+  }
+  return finish(m, std::move(extra));
 }
 
 // ---- recovery: n/2 updates, kill -9 of ourselves, a new process opens
@@ -451,14 +480,14 @@ json Run::run() {
   if (w == "load_rand") return load(KeyOrder::random);
   if (w == "load_seq") return load(KeyOrder::ascending);
   if (w == "update") return update();
-  if (w == "right_edge") return right_edge();
+  if (w.ends_with("_edge")) return right_edge();
   if (w == "long_reader") return long_reader();
   if (w == "snapshot_get") return snapshot_get();
   if (w == "txn_update") return txn_update();
   if (w == "mixed") return mixed();
   if (w == "hot_row") return hot_row();
   if (w == "recovery") recovery_writes();
-  if (w.starts_with("commit_") || w == "payment") return commits();
+  if (w.starts_with("commit_") || w.starts_with("payment")) return commits();
   if (w.starts_with("cold_")) return cold_reads();
   return hot_reads();
 }
