@@ -212,6 +212,19 @@ Result<bool> Accounts::insert_if_sum_at_most(Transaction& txn, AccountEventRow e
   return true;
 }
 
+namespace {
+
+/// Runs `fn`; after an error that leaves the transaction open, nothing of it stays.
+template <class Fn>
+Result<Applied> all_or_nothing(Transaction& txn, Fn&& fn) {
+  PAYMENTS_ASSIGN(before, txn.savepoint());
+  auto done = fn();
+  if (!done && txn.active()) PAYMENTS_TRY(txn.rollback_to(before));
+  return done;
+}
+
+}  // namespace
+
 // ---- deals -------------------------------------------------------------------------------------
 
 // `done`: nobody did it yet. The accounts' locks are held: the answer stays true.
@@ -244,12 +257,16 @@ Result<Applied> Accounts::transfer(Transaction& txn, const Deal& deal, std::stri
   if (state != Applied::done) return state;
   if (least) {
     PAYMENTS_ASSIGN(sums, balance(txn, from));
+    PAYMENTS_TRY(take(sums, deal.currency, 0, 0, 0));
     PAYMENTS_ASSIGN(left, minus(sums.available, deal.amount));
     if (left < *least) return Applied::refused;
   }
-  PAYMENTS_TRY(insert_event(txn, event_of(row, from, -deal.amount, 0)));
-  PAYMENTS_TRY(insert_event(txn, event_of(row, to, deal.amount, 0)));
-  return record(txn, row);
+  return all_or_nothing(txn, [&]() -> Result<Applied> {
+    PAYMENTS_TRY(record(txn, row));
+    PAYMENTS_TRY(insert_event(txn, event_of(row, from, -deal.amount, 0)));
+    PAYMENTS_TRY(insert_event(txn, event_of(row, to, deal.amount, 0)));
+    return Applied::done;
+  });
 }
 
 Result<Applied> Accounts::hold(Transaction& txn, const Deal& deal, std::string_view account,
@@ -261,21 +278,26 @@ Result<Applied> Accounts::hold(Transaction& txn, const Deal& deal, std::string_v
   if (state != Applied::done) return state;
   if (least) {
     PAYMENTS_ASSIGN(sums, balance(txn, account));
+    PAYMENTS_TRY(take(sums, deal.currency, 0, 0, 0));
     PAYMENTS_ASSIGN(left, minus(sums.available, deal.amount));
     if (left < *least) return Applied::refused;
   }
-  PAYMENTS_TRY(insert_event(txn, event_of(row, account, 0, deal.amount)));
-  return record(txn, row);
+  return all_or_nothing(txn, [&]() -> Result<Applied> {
+    PAYMENTS_TRY(record(txn, row));
+    PAYMENTS_TRY(insert_event(txn, event_of(row, account, 0, deal.amount)));
+    return Applied::done;
+  });
 }
 
 // What is still held by a hold: its events stand behind it on the account.
 Result<Milli> Accounts::left_of(Transaction& txn, std::string_view account,
-                                std::string_view hold_id) const {
+                                std::string_view hold_id, Currency currency) const {
   DealRow like;
   like.id = hold_id;
   PAYMENTS_ASSIGN(hold, deals_.get(txn, like));
   if (!hold || hold->kind != EventKind::hold) return Milli{0};
   if (hold->account != account) return refused("the hold is on another account");
+  if (hold->currency != currency) return refused("the hold is in another currency");
   Milli left = hold->amount;
   // All of the account: a clock that jumped back may have dated a capture before its hold.
   auto c = events_.group(txn, account);
@@ -293,12 +315,15 @@ Result<Applied> Accounts::settle_hold(Transaction& txn, const DealRow& deal) con
   PAYMENTS_TRY(lock_account(txn, deal.account, LockMode::exclusive));
   PAYMENTS_ASSIGN(state, known(txn, deal));
   if (state != Applied::done) return state;
-  PAYMENTS_ASSIGN(left, left_of(txn, deal.account, deal.other));
+  PAYMENTS_ASSIGN(left, left_of(txn, deal.account, deal.other, deal.currency));
   const Milli freed = deal.last != 0 ? left : std::min(left, deal.amount);
   AccountEventRow event = event_of(deal, deal.account, -deal.amount, -freed);
   event.hold = deal.other;
-  PAYMENTS_TRY(insert_event(txn, std::move(event)));
-  return record(txn, deal);
+  return all_or_nothing(txn, [&]() -> Result<Applied> {
+    PAYMENTS_TRY(record(txn, deal));
+    PAYMENTS_TRY(insert_event(txn, std::move(event)));
+    return Applied::done;
+  });
 }
 
 Result<Applied> Accounts::capture(Transaction& txn, const Deal& deal, std::string_view account,

@@ -266,6 +266,7 @@ class Comparison {
     if (!known) return DifferenceClass::status;  // still open here
     ++out_.plan.visited;
     if (known->status != there.status) return DifferenceClass::status;
+    if (known->amount != there.amount) difference(DifferenceClass::amount, id, there.amount);
     return DifferenceClass::outside_window;
   }
 
@@ -288,6 +289,10 @@ class Comparison {
               [](const Difference& a, const Difference& b) {
                 return std::tie(a.what, a.id, a.amount) < std::tie(b.what, b.id, b.amount);
               });
+    // A statement without one payment of the day may be another shop's: people look, nothing is
+    // cancelled by it.
+    if (!belongs_)
+      for (Difference& d : out_.differences) d.transaction.clear();
     out_.ok = out_.differences.empty() && out_.count_here == out_.count_there &&
               out_.sum_here == out_.sum_there;
     for (const Day day : {day_, window_of(day_).to}) {
@@ -333,7 +338,8 @@ Result<CancelRow> cancel_row(const PaymentTables& tables, Transaction& txn, Day 
   row.create_date = now;
   if (d.transaction.empty()) {
     row.action = CancelAction::review;
-    row.transaction = row.reason + "/" + format_day(day) + "/" + d.id;
+    row.transaction =
+        row.reason + "/" + format_day(day) + "/" + d.id + "/review";  // no TRANSACTION_ID
     return row;
   }
   row.transaction = d.transaction;

@@ -253,7 +253,7 @@ Result<RawTable> RawTable::open(Database& db, const TableSpec& spec, bool create
     case Partition::daily: {
       const std::string name = std::string(spec.name) + ".ids";
       PAYMENTS_ASSIGN(ids, find_tree(db, name));
-      if (!ids && create) {
+      if (create) {  // also refuses one that can be changed
         PAYMENTS_ASSIGN(made, make_tree(db, name));
         ids = std::move(made);
       }
@@ -280,16 +280,26 @@ Result<Tree> RawTable::writable_tree(Day day) const {
     return error(Code::invalid_argument, "CREATE_DATE is outside the years 1970 to 9999",
                  s.spec.name);
   const std::string name = s.tree_name(day);
-  PAYMENTS_ASSIGN(found, find_tree(*s.db, name));
-  if (!found && s.spec.partition != Partition::none) {
+  const auto marked = [&]() -> Result<bool> {
+    if (s.spec.partition == Partition::none) return false;
     PAYMENTS_ASSIGN(marks, find_tree(*s.db, dropped_name(s.owner().spec.name)));
-    if (marks) {
-      const auto mark = s.db->get(*marks, encode_day(day));
-      if (mark) return day_dropped(name);
-      if (mark.error() != Code::not_found) return std::unexpected(mark.error());
-    }
+    if (!marks) return false;
+    const auto mark = s.db->get(*marks, encode_day(day));
+    if (!mark && mark.error() != Code::not_found) return std::unexpected(mark.error());
+    return mark.has_value();
+  };
+  PAYMENTS_ASSIGN(found, find_tree(*s.db, name));
+  if (!found) {
+    PAYMENTS_ASSIGN(dropped, marked());
+    if (dropped) return day_dropped(name);
   }
   PAYMENTS_ASSIGN(tree, make_tree(*s.db, name));
+  // Dropping marks, then drops: who made or found the tree in between sees the mark now.
+  PAYMENTS_ASSIGN(dropped, marked());
+  if (dropped) {
+    PAYMENTS_TRY(drop(day));
+    return day_dropped(name);
+  }
   s.remember(day, tree);
   return tree;
 }

@@ -234,13 +234,28 @@ TEST_F(Reconcile, SendsEachDifferenceOnce) {
   const Micros now = (kDay + 1) * kDayMicros;
   EXPECT_EQ(must(send_differences(*store.db, ledger.tables(), kDay, first, now)), 3u);
   const std::vector<std::string> expected{"cancel 1/1", "cancel 2/1",
-                                          "review recon_amount/2010-12-01/3",
-                                          "review recon_missing_there/2010-12-01/C4"};
+                                          "review recon_amount/2010-12-01/3/review",
+                                          "review recon_missing_there/2010-12-01/C4/review"};
   EXPECT_EQ(cancels(), expected);
   const auto second = must(compare({{"3", 1}}));
   EXPECT_EQ(shown(second), shown(first));
   EXPECT_EQ(must(send_differences(*store.db, ledger.tables(), kDay, second, now + 1)), 0u);
   EXPECT_EQ(cancels(), expected);
+}
+
+// Goal: an empty or foreign statement does not cancel a day of payments: it asks people.
+TEST_F(Reconcile, CancelsNothingByAStatementWithoutAPaymentOfTheDay) {
+  pay("1", 1000);
+  pay("2", 2000);
+  for (const auto& lines : {std::vector<Line>{}, std::vector<Line>{{"9", 5}}}) {
+    const auto r = must(compare(lines));
+    EXPECT_FALSE(r.ok);
+    EXPECT_EQ(r.counts[static_cast<std::size_t>(DifferenceClass::missing_there)], 2u);
+    must(send_differences(*store.db, ledger.tables(), kDay, r, kDay * kDayMicros));
+  }
+  const auto sent = cancels();
+  ASSERT_EQ(sent.size(), 3u);
+  for (const std::string& c : sent) EXPECT_TRUE(c.starts_with("review ")) << c;
 }
 
 // Goal: the report is right on random days. Method: a model with random damage on both sides.

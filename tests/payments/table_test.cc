@@ -536,7 +536,7 @@ TEST(Schema, ShowsTheColumnsOfATable) {
     shown += std::string(c.name) + (c.key ? "* " : " ");
   EXPECT_EQ(shown,
             "ORIGINAL_REQUEST_ID* CREATE_DATE UPDATE_DATE KIND PAYMENT_STATUS CURRENCY AMOUNT "
-            "PAYMENT_DATE TRANSACTION_ID AUTH_CODE ANSWER ");
+            "PAYMENT_DATE TRANSACTION_ID AUTH_CODE ANSWER LOG_POSITION ");
 }
 
 TEST(Lint, WarnsOfKeysThatStartWithATime) {

@@ -209,7 +209,7 @@ class Accounts {
                                                                 ReadPlan* plan = nullptr) const;
   [[nodiscard]] Result<void> insert_event(Transaction& txn, AccountEventRow event) const;
   [[nodiscard]] Result<Milli> left_of(Transaction& txn, std::string_view account,
-                                      std::string_view hold_id) const;
+                                      std::string_view hold_id, Currency currency) const;
   [[nodiscard]] Result<Applied> known(Transaction& txn, const DealRow& deal) const;
   [[nodiscard]] Result<Applied> record(Transaction& txn, const DealRow& deal) const;
   [[nodiscard]] Result<Applied> settle_hold(Transaction& txn, const DealRow& deal) const;
