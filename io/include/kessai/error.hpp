@@ -30,7 +30,8 @@ enum class Code : std::uint16_t {
   key_exists = 21,
   tree_not_found = 22,
   tree_exists = 23,
-  insert_only_violation = 24,  ///< put, update or remove in a tree made with TreeOptions::insert_only
+  insert_only_violation =
+      24,  ///< put, update or remove in a tree made with TreeOptions::insert_only
 
   // Concurrency; retryable() is true for these.
   write_conflict = 40,

@@ -128,7 +128,7 @@ struct ResultRow {
   Micros create_date = 0;
   std::string transaction = {};  ///< TRANSACTION_ID; empty when none was made
   std::string auth_code = {};
-  std::string answer = {};  ///< what the caller was told, byte for byte
+  std::string answer = {};         ///< what the caller was told, byte for byte
   std::uint64_t log_position = 0;  ///< of its record in the transaction log; 0: none
 
   [[nodiscard]] std::string_view parent_id() const noexcept { return request; }
