@@ -5,6 +5,7 @@
 // loop devices are there, all of it must run; elsewhere the tool has to say what is missing. The
 // long form is power_torture_test.cc.
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -16,9 +17,16 @@
 namespace kessai::torture {
 namespace {
 
+/// Root in a container may lack CAP_SYS_ADMIN; a child tries.
+bool may_mount() {
+  const pid_t child = fork();
+  if (child == 0) _exit(unshare(CLONE_NEWNS) == 0 ? 0 : 1);
+  int status = 1;
+  return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
 bool possible() {
   return geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0 &&
-         access("/dev/loop-control", R_OK | W_OK) == 0;
+         access("/dev/loop-control", R_OK | W_OK) == 0 && may_mount();
 }
 
 /// Loop devices over an image of ours, from sysfs: 0 when all are gone.
