@@ -60,6 +60,7 @@ class Collector {
     const auto outside = static_cast<std::uint64_t>(a.outside.count()) * 1000;
     const std::uint64_t store = total > outside ? total - outside : 0;
     const io::MutexLock lock(mutex_);
+    if (step < taken_) return;  // too late: counted as an error
     StepReport& r = steps_[step];
     ++r.answered;
     count(r, a);
@@ -78,6 +79,7 @@ class Collector {
     while (r.answered < r.submitted && io::system_clock().now_ns() < end)
       wake_.wait_for(mutex_, kSecondNs / 10);
     r.errors += r.submitted - r.answered;  // never answered
+    taken_ = step + 1;
     return std::move(r);
   }
   std::uint64_t p99_of(unsigned second) {
@@ -114,6 +116,7 @@ class Collector {
   io::Mutex mutex_;
   io::CondVar wake_;
   std::vector<StepReport> steps_ KESSAI_GUARDED_BY(mutex_);
+  unsigned taken_ KESSAI_GUARDED_BY(mutex_) = 0;  ///< steps before it are reported
   std::map<unsigned, LatencyHistogram> seconds_ KESSAI_GUARDED_BY(mutex_);
 };
 
@@ -183,11 +186,15 @@ Result<unsigned> enough_cards(const LoadOptions& options, unsigned peak) {
 }
 
 Result<std::vector<CardRange>> split_cards(unsigned cards, unsigned workers) {
-  if (workers == 0 || cards % workers != 0)
+  if (workers == 0 || cards < workers)
     return fail(Code::invalid_argument,
-                fmt::format("{} cards cannot be split evenly over {} workers", cards, workers));
+                fmt::format("{} cards are too few for {} workers", cards, workers));
   std::vector<CardRange> out;
-  for (unsigned w = 0; w < workers; ++w) out.push_back({w * (cards / workers), cards / workers});
+  for (unsigned w = 0, first = 0; w < workers; ++w) {
+    const unsigned count = cards / workers + (w < cards % workers ? 1 : 0);
+    out.push_back({first, count});
+    first += count;
+  }
   return out;
 }
 

@@ -46,7 +46,8 @@ struct LoadOptions {
 /// request of the peak second. Nothing, or what to say.
 [[nodiscard]] Result<unsigned> enough_cards(const LoadOptions& options, unsigned peak);
 
-/// The cards of one worker in their order: disjoint from the others', all of equal number.
+/// The cards of one worker in their order: disjoint from the others', the numbers differ by at most
+/// one. Error: fewer cards than workers.
 struct CardRange {
   unsigned first = 0, count = 0;
 };

@@ -45,7 +45,15 @@ TEST(Load, SplitsCardsOverWorkers) {
     for (unsigned i = 0; i < r.count; ++i) EXPECT_TRUE(all.insert(r.first + i).second);
   }
   EXPECT_EQ(all.size(), 1000u);
-  EXPECT_FALSE(split_cards(1001, 5).has_value());
+  const auto uneven = split_cards(1024, 5).value();
+  unsigned next = 0;
+  for (const CardRange& r : uneven) {
+    EXPECT_EQ(r.first, next);
+    EXPECT_TRUE(r.count == 204 || r.count == 205);
+    next += r.count;
+  }
+  EXPECT_EQ(next, 1024u);
+  EXPECT_FALSE(split_cards(4, 5).has_value());
 }
 
 WaitInfo wait(std::string_view name, std::chrono::nanoseconds total) {
