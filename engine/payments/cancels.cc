@@ -41,15 +41,23 @@ void FlowCore::add_cancel(const CancelRow& row, bool stored, std::uint32_t tries
   later(p.since_ns, [id = row.transaction](FlowCore& core) { core.try_cancel(id); });
 }
 
-// What failures so far ask for, half of it drawn, so that many cancels do not come in one moment.
-std::chrono::nanoseconds FlowCore::backoff(unsigned failures) const {
+// What tries so far ask for, half of it drawn, so that many cancels do not come in one moment.
+std::chrono::nanoseconds FlowCore::backoff(unsigned tries) const {
   constexpr unsigned kMostDoublings = 30;
   const std::chrono::nanoseconds longest = options_.longest_backoff;
   std::chrono::nanoseconds t = options_.first_backoff;
-  for (unsigned i = 1; i < std::min(failures, kMostDoublings) && t < longest; ++i) t *= 2;
+  for (unsigned i = 1; i < std::min(tries, kMostDoublings) && t < longest; ++i) t *= 2;
   t = std::min(t, longest);
   const auto half = static_cast<std::uint64_t>(t.count() / 2);
   return std::chrono::nanoseconds(half + executor_.random_bits() % (half + 1));
+}
+
+// Until the next try. One is made when the window ends: it settles what is not there.
+std::chrono::nanoseconds FlowCore::pause_of(const PendingCancel& p) const {
+  const auto pause = backoff(p.failures + p.absences + 1);
+  const auto known = std::chrono::nanoseconds(executor_.now_ns() - p.since_ns);
+  return known < options_.acquirer_window ? std::min(pause, options_.acquirer_window - known)
+                                          : pause;
 }
 
 void FlowCore::try_cancel(const std::string& transaction) {
@@ -89,7 +97,7 @@ void FlowCore::on_cancel_reply(const std::string& transaction, std::uint64_t cal
   // A delayed authorisation may still arrive: the window counts from when we first knew.
   const bool delivered = reply == CancelReply::cancelled ||
                          (reply == CancelReply::nothing_there && known >= options_.acquirer_window);
-  if (!delivered && reply != CancelReply::nothing_there) ++p.failures;
+  if (!delivered) ++(reply == CancelReply::nothing_there ? p.absences : p.failures);
   const bool dead = p.failures >= options_.cancel_attempts;
   const CancelOutcome outcome = delivered                      ? CancelOutcome::delivered
                                 : reply == CancelReply::failed ? CancelOutcome::failed
@@ -102,7 +110,7 @@ void FlowCore::record_attempt(const std::string& transaction, CancelOutcome outc
                               std::string detail) {
   PendingCancel& p = cancels_.at(transaction);
   const bool delivered = outcome == CancelOutcome::delivered;
-  const auto pause = backoff(p.failures + 1);
+  const auto pause = pause_of(p);
   const auto again = [transaction](std::chrono::nanoseconds after) {
     return [transaction, after](FlowCore& core) {
       core.later(core.deadline_after(after),

@@ -233,6 +233,7 @@ Result<std::unique_ptr<PaymentFlow>> PaymentFlow::open(Database& db, Executor& e
                                                        FlowOptions options) {
   JournalOptions j;
   j.env = options.journal_env;
+  j.create = options.create_log;
   j.segment_bytes = options.log_segment_bytes;
   PAYMENTS_ASSIGN(txlog, Journal::open(outside, kTxlogName, j));
   j.segment_bytes = std::min<std::uint64_t>(j.segment_bytes, 1_MiB);  // seldom used
@@ -283,10 +284,10 @@ const Recovery& PaymentFlow::recovery() const noexcept { return core_->recovery(
 
 Result<std::uint64_t> PaymentFlow::sweep() {
   PAYMENTS_ASSIGN(ids, core_->find_orphans());
-  const auto closed = std::make_shared<std::uint64_t>(0);
+  const auto closed = std::make_shared<Result<std::uint64_t>>(0);
   const bool ran = core_->executor().await([&](const Executor::Task& done) {
     core_->gate().post([core = core_, ids, closed, done] {
-      core->sweep(ids, [closed, done](std::uint64_t n) {
+      core->sweep(ids, [closed, done](const Result<std::uint64_t>& n) {
         *closed = n;
         done();
       });

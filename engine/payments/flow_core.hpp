@@ -74,6 +74,7 @@ struct PendingCancel {
   std::uint64_t since_ns = 0;  ///< known to this process; monotonic
   std::uint32_t tries = 0;     ///< number of the last attempt row
   unsigned failures = 0;       ///< in a row of tries; `nothing_there` is none
+  unsigned absences = 0;       ///< `nothing_there`, in this process
   std::uint64_t call = 0;      ///< number of the call under way; 0: none
 };
 
@@ -95,7 +96,7 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   // sweep.cc; any thread
   [[nodiscard]] Result<std::vector<std::string>> find_orphans();
   // sweep.cc
-  void sweep(std::vector<std::string> ids, std::function<void(std::uint64_t)> done);
+  void sweep(std::vector<std::string> ids, std::function<void(Result<std::uint64_t>)> done);
   // cancels.cc
   void when_drained(Executor::Task done);
 
@@ -133,6 +134,7 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   void insert_request(const FlightPtr& f);
   void met_earlier(const FlightPtr& f, const std::optional<RequestRow>& earlier);
   void gather_and_insert(const FlightPtr& f);
+  [[nodiscard]] bool time_left(const Flight& f) const;  ///< for a call
   void append_to_log(const FlightPtr& f);
   void call_outside(const FlightPtr& f);
   void on_reply(const FlightPtr& f, const AuthReply& reply);
@@ -153,7 +155,8 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   [[nodiscard]] Result<void> load_mark();
   [[nodiscard]] Result<CommitTicket> write_mark();
   void maybe_mark(bool now);
-  /// A clock that jumped back may put rows before what the mark says: tell the mark first.
+  /// A clock that jumped back may put rows before what the mark says: tell the mark first, durably.
+  /// Without a mark (before the first one) everything is read anyway.
   [[nodiscard]] Result<void> cover(Micros create_date);
   [[nodiscard]] Result<void> forget_log();
 
@@ -179,7 +182,8 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
                       std::string detail);
   void cancel_done(const std::string& transaction);
   void start_waiting_cancels();
-  [[nodiscard]] std::chrono::nanoseconds backoff(unsigned failures) const;
+  [[nodiscard]] std::chrono::nanoseconds backoff(unsigned tries) const;
+  [[nodiscard]] std::chrono::nanoseconds pause_of(const PendingCancel& p) const;
 
   Database& db_;
   Executor& executor_;

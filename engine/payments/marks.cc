@@ -69,10 +69,20 @@ void FlowCore::maybe_mark(bool now) {
 
 Result<void> FlowCore::cover(Micros create_date) {
   const Day day = day_of(create_date);
-  if (mark_ && day >= mark_->scan_from && day >= mark_->cancels_from) return {};
-  floor_ = std::min(floor_, day);
-  PAYMENTS_ASSIGN(ticket, write_mark());
-  return ticket.wait();
+  if (!mark_ || (day >= mark_->scan_from && day >= mark_->cancels_from)) return {};
+  if (started_) floor_ = std::min(floor_, day);  // recovery's own last mark knows what is open
+  MarkRow m = *mark_;
+  m.sequence = ++mark_sequence_;
+  m.create_date = now();
+  m.scan_from = std::min(m.scan_from, day);
+  m.cancels_from = std::min(m.cancels_from, day);
+  PAYMENTS_ASSIGN(ticket, transact([&](Transaction& txn) -> Result<void> {
+                    PAYMENTS_TRY(marks_.insert(txn, m));
+                    return {};
+                  }));
+  PAYMENTS_TRY(ticket.wait());
+  mark_ = m;
+  return {};
 }
 
 // The log is kept from the newest mark that is old enough on: the veto over restored backups.

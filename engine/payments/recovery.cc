@@ -14,6 +14,7 @@ constexpr unsigned kCommitsAtOnce = 256;  // between waits for the device
 
 Result<void> FlowCore::recover() {
   PAYMENTS_TRY(load_mark());
+  PAYMENTS_TRY(cover(now()));  // rows of this start are dated now
   PAYMENTS_TRY(recover_log());
   PAYMENTS_TRY(absorb_spool());
   PAYMENTS_TRY(recover_requests());
@@ -180,11 +181,18 @@ Result<void> FlowCore::absorb_spool() {
     return ok.has_value();
   }));
   PAYMENTS_TRY(ok);
+  PAYMENTS_TRY(cover(now()));
   for (CancelRow& row : rows) {
+    PAYMENTS_TRY(cover(row.create_date));
     bool inserted = false;
     const auto ticket = transact([&](Transaction& txn) -> Result<void> {
-      PAYMENTS_ASSIGN(done, tables_.cancel.insert(txn, row));
-      inserted = done.inserted;
+      auto done = tables_.cancel.insert(txn, row);
+      if (!done && done.error() == Code::tree_not_found) {  // that day was dropped
+        row.create_date = now();
+        done = tables_.cancel.insert(txn, row);
+      }
+      if (!done) return std::unexpected(done.error());
+      inserted = done->inserted;
       return {};
     });
     if (!ticket) return std::unexpected(ticket.error());

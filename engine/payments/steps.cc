@@ -133,7 +133,7 @@ void FlowCore::admit(const FlightPtr& f) {
                           std::max<Micros>(r.create_date - earlier.create_date, 0))});
   }
   auto known = look_up(r);
-  if (!known) return finish(f, {.kind = AnswerKind::failed, .reason = known.error().message()});
+  if (!known) return finish(f, {.kind = AnswerKind::unknown, .reason = known.error().message()});
   if (*known) return finish(f, std::move(**known));
   flights_.emplace(o.id, f);
   insert_request(f);
@@ -166,14 +166,17 @@ Result<std::optional<Answer>> FlowCore::look_up(const RequestRow& request) {
   }
 }
 
-// Step 3: the insert is the arbiter. Without anything to gather step 5 shares its commit.
+// Step 3: the insert is the arbiter. Without anything to gather step 5 shares its commit. An error
+// before it decided is `unknown`: somebody may have accepted the id earlier.
 void FlowCore::insert_request(const FlightPtr& f) {
   if (auto ok = cover(f->request.create_date); !ok)
-    return finish(f, {.kind = AnswerKind::failed, .reason = ok.error().message()});
-  bool taken = false;
+    return finish(f, {.kind = AnswerKind::unknown, .reason = ok.error().message()});
+  bool taken = false, decided = false;
   std::optional<RequestRow> earlier;
   const auto ticket = transact([&](Transaction& txn) -> Result<void> {
+    decided = false;
     PAYMENTS_ASSIGN(done, tables_.request.insert(txn, f->request));
+    decided = true;
     taken = !done.inserted;
     earlier = std::move(done.earlier);
     if (taken) return fail(Code::key_exists);
@@ -186,7 +189,8 @@ void FlowCore::insert_request(const FlightPtr& f) {
   if (!ticket) {
     // Nothing was sent. Only a commit whose outcome is unknown can have left the row.
     f->requested = ticket.error() == Code::unknown_outcome;
-    return finish(f, {.kind = AnswerKind::failed, .reason = ticket.error().message()});
+    return finish(f, {.kind = decided ? AnswerKind::failed : AnswerKind::unknown,
+                      .reason = ticket.error().message()});
   }
   f->requested = true;
   stats_.row_inserts += options_.gather ? 1 : 2;
@@ -203,7 +207,8 @@ void FlowCore::met_earlier(const FlightPtr& f, const std::optional<RequestRow>& 
   if (earlier->fingerprint != f->request.fingerprint)
     return finish(f, {.kind = AnswerKind::key_reused_mismatch});
   auto known = look_up(f->request);  // it may have been finished meanwhile
-  if (known && *known) return finish(f, std::move(**known));
+  if (!known) return finish(f, {.kind = AnswerKind::unknown, .reason = known.error().message()});
+  if (*known) return finish(f, std::move(**known));
   // Not this process's: the lease decides when a sweeper closes it.
   orphans_.try_emplace(f->request.id, Orphan{earlier->create_date, executor_.now_ns(), false});
   finish(f, {.kind = AnswerKind::unique_violation,
@@ -211,10 +216,18 @@ void FlowCore::met_earlier(const FlightPtr& f, const std::optional<RequestRow>& 
                  std::max<Micros>(f->request.create_date - earlier->create_date, 0))});
 }
 
-// Steps 4 and 5, without an open transaction in between.
+// Steps 4 and 5, without an open transaction in between. Who gathers until no time is left for the
+// call has gathered nothing.
 void FlowCore::gather_and_insert(const FlightPtr& f) {
+  const std::uint64_t least = nanoseconds(options_.least_call);
+  later(f->call_until_ns > least ? f->call_until_ns - least : 0,
+        [weak = std::weak_ptr(f)](FlowCore& core) {
+          const auto flight = weak.lock();
+          if (!flight || std::exchange(flight->gathered, true)) return;
+          core.not_sent(flight, Error(Code::interrupted, "gathering took too long"));
+        });
   options_.gather(f->order, on_strand<Result<void>>([this, f](const Result<void>& ok) {
-                    if (std::exchange(f->gathered, true)) return;  // told twice
+                    if (std::exchange(f->gathered, true)) return;  // told twice, or too late
                     if (!ok) return not_sent(f, ok.error());
                     f->transaction.create_date = now();
                     const auto ticket = transact([&](Transaction& txn) -> Result<void> {
@@ -231,10 +244,13 @@ void FlowCore::gather_and_insert(const FlightPtr& f) {
                   }));
 }
 
-// Step 6. Time is looked at before: once the record is there the payment counts as sent.
+bool FlowCore::time_left(const Flight& f) const {
+  return executor_.now_ns() + nanoseconds(options_.least_call) <= f.call_until_ns;
+}
+
+// Step 6. Time is looked at before: a crash after the record is there costs a cancel.
 void FlowCore::append_to_log(const FlightPtr& f) {
-  if (executor_.now_ns() + nanoseconds(options_.least_call) > f->call_until_ns)
-    return not_sent(f, Error(Code::interrupted, "no time left for the call"));
+  if (!time_left(*f)) return not_sent(f, Error(Code::interrupted, "no time left for the call"));
   txlog_.append(encode(SentRecord{f->request, f->transaction}),
                 on_strand<Result<Journal::Position>>([this, f](const Result<Journal::Position>& p) {
                   if (!p) return not_sent(f, p.error());
@@ -247,8 +263,9 @@ void FlowCore::append_to_log(const FlightPtr& f) {
                 }));
 }
 
-// Step 7. Nothing of the store is held from here until the reply.
+// Step 7. Nothing of the store is held from here until the reply. The log's flush may have stalled.
 void FlowCore::call_outside(const FlightPtr& f) {
+  if (!time_left(*f)) return not_sent(f, Error(Code::interrupted, "the log took the call's time"));
   f->called = true;
   f->called_ns = executor_.now_ns();
   ++stats_.calls;
@@ -259,7 +276,7 @@ void FlowCore::call_outside(const FlightPtr& f) {
     ++core.stats_.timeouts;
     core.on_reply(flight, {.outcome = AuthOutcome::unknown, .reason = "timeout"});
   });
-  const std::uint64_t left = f->call_until_ns > f->called_ns ? f->call_until_ns - f->called_ns : 0;
+  const std::uint64_t left = f->call_until_ns - f->called_ns;
   acquirer_.authorise({.key = f->transaction.acquirer_key,
                        .amount = f->transaction.amount,
                        .currency = f->transaction.currency,
@@ -356,8 +373,10 @@ void FlowCore::register_in_spool(const FlightPtr& f, Status attempted, const Err
                       Answer a{.kind = AnswerKind::failed, .reason = why.message()};
                       if (p) {
                         ++stats_.spooled;
-                        spooled_.emplace(row.transaction, row);
-                        add_cancel(row, false);
+                        if (*p >= absorbed_) {  // else upkeep read it before this was told
+                          spooled_.emplace(row.transaction, row);
+                          add_cancel(row, false);
+                        }
                       } else if (attempted == Status::captured) {
                         // The success may survive in the store, and nothing says to cancel it.
                         a.kind = AnswerKind::unknown;

@@ -21,16 +21,19 @@ Result<std::vector<std::string>> FlowCore::find_orphans() {
   return ids;
 }
 
-void FlowCore::sweep(std::vector<std::string> ids, std::function<void(std::uint64_t)> done) {
+void FlowCore::sweep(std::vector<std::string> ids,
+                     std::function<void(Result<std::uint64_t>)> done) {
   std::uint64_t closed = 0;
   for (const std::string& id : ids) {
     if (flights_.contains(id)) continue;
     const auto ours = close_orphan(id);
-    closed += ours && *ours ? 1 : 0;
+    if (!ours) return done(std::unexpected(ours.error()));
+    closed += *ours ? 1 : 0;
   }
   if (closed == 0) return done(0);
-  when_durable(last_ticket_,
-               [done = std::move(done), closed](const Result<void>& ok) { done(ok ? closed : 0); });
+  when_durable(last_ticket_, [done = std::move(done), closed](const Result<void>& ok) {
+    done(ok ? Result<std::uint64_t>(closed) : std::unexpected(ok.error()));
+  });
 }
 
 // True: closed by this call. With a log record, or a transaction that another flow may have logged,

@@ -209,6 +209,19 @@ TEST(Flow, KeepsCancellingUntilTheWindowIsOver) {
   EXPECT_EQ(held(world, "a"), 0u);
 }
 
+// What is not there is asked for less and less often, and once more when the window ends.
+TEST(Flow, NothingThereBacksOff) {
+  World world({.lost_before = 1000});
+  Life life(world);
+  opened(life);
+  EXPECT_EQ(life.pay_now(order("a")).kind, AnswerKind::failed);
+  const std::uint64_t before = world.clock.now_ns();
+  EXPECT_TRUE(life.drain());
+  EXPECT_LE(world.clock.now_ns() - before, 60'100'000'000u) << "at the end of the window";
+  EXPECT_GE(life.acquirer->cancels, 5u);
+  EXPECT_LE(life.acquirer->cancels, 15u);
+}
+
 // No call is begun that cannot end before the caller leaves.
 TEST(Flow, WithoutTimeLeftNothingIsSent) {
   World world;
@@ -285,6 +298,8 @@ TEST(Flow, TheSpoolCancelsWhenTheStoreIsDead) {
     EXPECT_EQ(life.flow->stats().spooled, 1u);
     EXPECT_TRUE(life.drain());
     EXPECT_EQ(held(world, "a"), 0u) << "delivered from the spool";
+    EXPECT_EQ(life.pay_now(order("new")).kind, AnswerKind::unknown)
+        << "a dead store cannot say whether the id was accepted earlier";
   }
   world.store.clear_faults();
   Life life(world, 2);
@@ -407,6 +422,59 @@ TEST(Flow, ClocksThatJumpDoNoHarm) {
   EXPECT_EQ(held(world, "c"), 0u);
 }
 
+// A clock set back by a day while nobody ran: what the start registers is delivered in that life.
+TEST(Flow, AClockSetBackBetweenLivesLosesNoCancel) {
+  World world;
+  const std::uint64_t day = 86'400ull * 1'000'000;
+  world.clock.set_unix_micros(world.clock.unix_micros() + 10 * day);
+  {
+    Life life(world);
+    opened(life);  // leaves a mark of this day
+    life.acquirer->silent = true;
+    life.pay(order("a"));
+    life.executor->run_ready();
+    ASSERT_EQ(life.acquirer->waiting.size(), 1u);
+    static_cast<void>(world.book.authorise(transaction_id_of("a"), 1000, "", 1));
+  }
+  world.clock.set_unix_micros(world.clock.unix_micros() - day);
+  Life life(world, 2);
+  opened(life);
+  EXPECT_EQ(life.flow->recovery().cancel_requested, 1u);
+  EXPECT_EQ(life.flow->recovery().cancels_open, 1u);
+  EXPECT_TRUE(life.drain());
+  EXPECT_EQ(held(world, "a"), 0u);
+}
+
+// A cancel in the spool whose day was dropped meanwhile does not bar the start.
+TEST(Flow, ASpooledCancelOfADroppedDayIsTakenOver) {
+  World world;
+  const std::uint64_t day = 86'400ull * 1'000'000;
+  Micros old = 0;
+  {
+    Life life(world);
+    opened(life);
+    old = static_cast<Micros>(world.clock.unix_micros());
+    EXPECT_EQ(life.pay_now(order("a")).kind, AnswerKind::success);
+    ASSERT_TRUE(life.flow->close().has_value());
+    life.flow.reset();
+    world.clock.set_unix_micros(world.clock.unix_micros() + 3 * day);
+    ASSERT_TRUE(life.tables().drop_cancels(*life.db, day_of(old)).has_value());
+    const CancelRow row{.transaction = transaction_id_of("a"),
+                        .request = "a",
+                        .reason = "spooled",
+                        .acquirer_key = transaction_id_of("a"),
+                        .amount = 1000,
+                        .create_date = old};
+    ASSERT_TRUE(life.journal(kSpoolName).append(encode_spooled(row)).has_value());
+  }
+  Life life(world, 2);
+  const auto ok = life.open();
+  ASSERT_TRUE(ok.has_value()) << ok.error().message();
+  EXPECT_EQ(life.flow->recovery().from_spool, 1u);
+  EXPECT_TRUE(life.drain());
+  EXPECT_EQ(held(world, "a"), 0u);
+}
+
 // Two sweepers at once: the result's insert decides, and one cancel comes of it.
 TEST(Flow, TwoSweepersDoNoHarm) {
   World world({.lost_after = 1000});
@@ -440,21 +508,70 @@ TEST(Flow, TwoSweepersDoNoHarm) {
   EXPECT_EQ(held(world, "a"), 0u);
 }
 
-// The commit of a request whose outcome is unknown does not bar its id for ever.
-TEST(Flow, TheSweeperClosesWhatNobodyFinished) {
+// Who never says that gathering is over: the payment is closed as not sent while there is time to
+// answer, keeps no slot, and a sweeper leaves it alone until then.
+TEST(Flow, GatheringThatNeverEndsIsNotSent) {
   World world;
   Life life(world);
-  life.options.gather = [](const Order&, const std::function<void(Result<void>)>&) {};
-  life.options.lease = 20s;
+  std::function<void(Result<void>)> ready;
+  life.options.gather = [&](const Order&, std::function<void(Result<void>)> done) {
+    ready = std::move(done);
+  };
+  life.options.lease = 0s;
   opened(life);
   life.pay(order("a"));
-  life.executor->run_ready();
-  io::SimDisk other_disk(303);
-  const auto other_dir = other_disk.attach();
-  life.run_for(40s);
-  // Its own flow still works on it (gathering): not swept.
+  life.run_for(8s);
   ASSERT_TRUE(life.flow->sweep().has_value());
   EXPECT_FALSE(stored(life, "a").result);
+  life.run_for(1s);
+  ASSERT_EQ(life.answers["a"].size(), 1u);
+  EXPECT_EQ(life.answers["a"][0].kind, AnswerKind::failed);
+  EXPECT_EQ(stored(life, "a").result->status, Status::failed_not_sent);
+  ready({});  // too late
+  life.run_for(1s);
+  EXPECT_EQ(calls(world, "a"), 0u);
+  EXPECT_EQ(life.flow->stats().in_flight, 0u);
+  EXPECT_TRUE(life.flow->close().has_value());
+}
+
+// A log whose flush takes all the time: the acquirer is not called.
+TEST(Flow, AStalledLogLeavesNoTimeForTheCall) {
+  World world;
+  Life life(world);
+  opened(life);
+  world.outside.set_observer([&](std::uint64_t, std::string_view, std::string_view) {
+    world.clock.set(world.clock.now_ns() + 9'000'000'000);
+  });
+  life.pay(order("a"));
+  EXPECT_TRUE(life.run_answers());
+  world.outside.set_observer({});
+  EXPECT_EQ(life.answers["a"].at(0).kind, AnswerKind::failed);
+  EXPECT_FALSE(life.acquirer->called.contains(transaction_id_of("a")));
+  EXPECT_EQ(stored(life, "a").result->status, Status::failed_not_sent);
+  EXPECT_GT(stored(life, "a").result->log_position, 0u);
+}
+
+// A sweep that cannot write says so.
+TEST(Flow, ASweepOfADeadStoreIsAnError) {
+  World world;
+  Life life(world);
+  life.options.lease = 0s;
+  opened(life);
+  const auto row = [&](const std::string& id) {
+    const Micros now = static_cast<Micros>(world.clock.unix_micros());
+    const PaymentTables t = life.tables();
+    auto txn = life.db->begin().value();
+    ASSERT_TRUE(t.request.insert(txn, {.id = id, .amount = 1, .create_date = now}).has_value());
+    ASSERT_TRUE(txn.commit().has_value());
+  };
+  row("a");
+  EXPECT_EQ(life.flow->sweep().value(), 1u);
+  row("b");
+  for (const char* kind : {"write", "write_durable", "flush"})
+    world.store.add_fault(
+        {.what = io::Fault::What::io_error, .kind = kind, .file = {}, .count = 100'000});
+  EXPECT_FALSE(life.flow->sweep().has_value()) << "found at the flush";
+  EXPECT_FALSE(life.flow->sweep().has_value()) << "found at the insert";
 }
 
 // close() leaves a mark: the next start walks nothing.

@@ -69,7 +69,9 @@ enum class AnswerKind : std::uint8_t {
   busy,                 ///< not accepted: try again
   key_reused_mismatch,  ///< the id was used for another request
   refused,              ///< the order itself is wrong
-  unknown,              ///< nothing could be registered anywhere: ask again after a restart
+  /// Nothing could be registered anywhere, or the store could not be asked whether the id was paid
+  /// earlier: ask again with the same id, after a restart or repair.
+  unknown,
 };
 [[nodiscard]] std::string_view answer_name(AnswerKind k) noexcept;
 
@@ -108,10 +110,12 @@ struct FlowOptions {
   std::uint64_t mark_every = 10'000;  ///< log records between marks, which bound recovery
   std::uint64_t log_segment_bytes = 8_MiB;
   std::chrono::hours keep_log{24 * 30};  ///< log kept for the veto over restored backups
+  bool create_log = true;                ///< false: log and spool must be there (`store_missing`)
   bool deliver = true;                   ///< false: cancels are registered and not delivered
   std::string acquirer_name = "acquirer";
   /// Step 4, when something must be gathered between request and transaction; called on the
-  /// executor's thread, calls `done` later from any thread. Without it both rows are one commit.
+  /// executor's thread, calls `done` later from any thread, in time for the call. Without it both
+  /// rows are one commit.
   std::function<void(const Order&, std::function<void(Result<void>)> done)> gather = {};
   std::function<void(const Alert&)> on_alert = {};  ///< executor's thread, after the row is durable
   io::Env* journal_env = nullptr;                   ///< tests: the disk of log and spool
