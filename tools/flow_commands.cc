@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 
+#include "kessai/payments/tables.hpp"
 #include "tools/bytes.hpp"
 #include "tools/exit_codes.hpp"
 #include "tools/interrupt.hpp"
@@ -37,6 +39,33 @@ class NoAcquirer final : public payments::Acquirer {
     done(payments::CancelReply::unknown);
   }
 };
+
+/// The stub that `kvpay load` starts ends with it, and so does what it held.
+constexpr std::string_view kOwnStub = "kvpay-load-stub";
+class EndedStub final : public payments::Acquirer {
+ public:
+  void authorise(const payments::Authorisation&,
+                 std::function<void(payments::AuthReply)> done) override {
+    done({});
+  }
+  void cancel(const payments::Cancellation&,
+              std::function<void(payments::CancelReply)> done) override {
+    done(payments::CancelReply::nothing_there);
+  }
+};
+
+/// Whether every cancel, delivered or not, is one of a stub of `kvpay load` itself.
+Result<bool> only_own_stubs(Database& db) {
+  const auto tables = payments::PaymentTables::open(db, false);
+  if (!tables) return std::unexpected(tables.error());
+  auto txn = db.read_only();
+  if (!txn) return std::unexpected(txn.error());
+  auto c = tables->cancel.scan(*txn);
+  while (c.next())
+    if (c.row().acquirer != kOwnStub) return false;
+  if (const auto ok = c.status(); !ok) return std::unexpected(ok.error());
+  return true;
+}
 
 Result<std::string> read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -75,7 +104,7 @@ FlowCommands::FlowCommands(CLI::App& app) {
   recover_ = add(app, "recover", "start-up recovery of the payment flow", true);
   sweep_ = add(app, "sweep", "close requests that nobody finished", true);
   drain_ = add(app, "drain", "deliver the cancels that are open", true);
-  drain_->add_option("--acquirer", acquirer_, "stub://127.0.0.1:PORT")->required();
+  drain_->add_option("--acquirer", acquirer_, "stub://127.0.0.1:PORT (needed when it holds any)");
   drain_->add_option("--limit", limit_seconds_, "seconds to try")->capture_default_str();
   drain_
       ->add_option("--window", window_seconds_,
@@ -157,8 +186,16 @@ int FlowCommands::with_flow(bool create, payments::Acquirer* acquirer, FlowOptio
   NoAcquirer nobody;
   Executor executor;
   if (acquirer == nullptr) options.deliver = false;
+  // A log that is somewhere else must not be taken for a lost one.
+  const auto marks = db->tree("payment_mark");
+  options.create_log = create || (!marks && marks.error() == Code::tree_not_found);
   auto flow = PaymentFlow::open(*db, executor, log_, acquirer != nullptr ? *acquirer : nobody,
                                 std::move(options));
+  if (!flow && flow.error() == Code::store_missing)
+    return report(Error(Code::store_missing,
+                        "this store has a transaction log, and it is not here: name its directory "
+                        "with --log"),
+                  log_, true);
   if (!flow) return report(flow.error(), log_, true);
   int code = use(*db, **flow);
   if (const auto closed = (*flow)->close(); !closed && code == kExitOk)
@@ -193,11 +230,32 @@ int FlowCommands::run_sweep() {
 }
 
 int FlowCommands::run_drain() {
-  auto client = StubClient::connect(acquirer_);
-  if (!client) return report(client.error(), acquirer_);
+  if (!acquirer_.empty()) {
+    auto client = StubClient::connect(acquirer_);
+    if (!client) return report(client.error(), acquirer_);
+    return drain_to(client->get(), std::chrono::seconds(window_seconds_));
+  }
+  // Without an acquirer: recovers first, to know whose the cancels are.
+  EndedStub stub;
+  const int looked = with_flow(false, nullptr, {}, [&](Database& db, PaymentFlow& flow) -> int {
+    const std::uint64_t open = flow.recovery().cancels_open;
+    if (open == 0) return kExitOk;
+    const auto own = only_own_stubs(db);
+    if (!own) return report(own.error(), store_);
+    if (*own) return kExitOk;
+    return report(Error(Code::invalid_argument,
+                        fmt::format("{} cancels are open: name the acquirer that they are for with "
+                                    "--acquirer stub://127.0.0.1:PORT",
+                                    open)),
+                  "arguments");
+  });
+  return looked == kExitOk ? drain_to(&stub, std::chrono::seconds(0)) : looked;
+}
+
+int FlowCommands::drain_to(payments::Acquirer* acquirer, std::chrono::seconds window) {
   FlowOptions options;
-  options.acquirer_window = std::chrono::seconds(window_seconds_);
-  return with_flow(false, client->get(), options, [&](Database&, PaymentFlow& flow) -> int {
+  options.acquirer_window = window;
+  return with_flow(false, acquirer, options, [&](Database&, PaymentFlow& flow) -> int {
     const std::uint64_t open = flow.drain(std::chrono::seconds(limit_seconds_));
     const FlowStats s = flow.stats();
     print_fields({{"delivered", s.cancels_delivered},
@@ -218,7 +276,9 @@ int FlowCommands::run_load_command() {
   if (const auto split = split_cards(*cards, load_options_.workers); !split)
     return report(split.error(), "arguments");
   std::optional<StubChild> child;
+  FlowOptions options;
   if (acquirer_.empty()) {
+    options.acquirer_name = kOwnStub;
     std::vector<std::string> words{"/proc/self/exe", "stub", "--until-eof", "--stub", stub_};
     const auto pass = [&](const char* name, std::uint64_t value) {
       words.insert(words.end(), {name, std::to_string(value)});
@@ -236,7 +296,6 @@ int FlowCommands::run_load_command() {
   }
   auto client = StubClient::connect(acquirer_);
   if (!client) return report(client.error(), acquirer_);
-  FlowOptions options;
   options.max_in_flight = in_flight_;
   std::ofstream answers;
   if (!answers_.empty()) {

@@ -24,6 +24,7 @@ class FlowCommands {
   [[nodiscard]] int run_recover();
   [[nodiscard]] int run_sweep();
   [[nodiscard]] int run_drain();
+  [[nodiscard]] int drain_to(payments::Acquirer* acquirer, std::chrono::seconds window);
   [[nodiscard]] int run_load_command();
   [[nodiscard]] int run_compare();
   [[nodiscard]] int run_stub();

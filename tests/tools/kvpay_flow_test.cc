@@ -4,6 +4,7 @@
 // is killed again and again. KESSAI_CRASH_SCALE multiplies the kills.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <map>
 #include <sstream>
 
@@ -36,13 +37,13 @@ TEST(KvpayLoad, RefusesTooFewCardsAndBadPlans) {
     return run(quick_load(scratch / "store", more), scratch).code;
   };
   EXPECT_EQ(code({"--ramp", "500:500:50", "--cards", "999"}), 2);
-  EXPECT_EQ(code({"--cards", "1001"}), 2) << "cannot be split over five workers";
   EXPECT_EQ(code({"--ramp", "500:200:50"}), 2);
   EXPECT_EQ(code({"--ramp", "1:2"}), 2);
   EXPECT_EQ(code({"--profile", "storm"}), 2);
   EXPECT_EQ(code({"--keys", "random"}), 2);
   EXPECT_EQ(code({"--acquirer", "stub://10.0.0.1:80"}), 2);
   EXPECT_FALSE(std::filesystem::exists(scratch / "store")) << "refused before anything is made";
+  EXPECT_EQ(code({"--ramp", "20:20:1", "--cards", "41"}), 0) << "uneven is enough";
 }
 
 // A small ramp: every payment answered, nothing refused by the cards, one line a step.
@@ -106,6 +107,38 @@ TEST(KvpayFlow, RecoverAndSweepSayWhatTheyFound) {
   const Ran swept = run(kvpay({"sweep", scratch / "s", "--json"}), scratch);
   EXPECT_EQ(swept.code, 0) << swept.err;
   EXPECT_EQ(swept.row()["swept"], 0);
+  const Ran drained = run(kvpay({"drain", scratch / "s", "--json"}), scratch);
+  EXPECT_EQ(drained.code, 0) << drained.err << "nothing to deliver: no acquirer is needed";
+  EXPECT_EQ(drained.row()["cancels_open"], 0);
+  // A log that lies somewhere else is not taken for a lost one.
+  std::filesystem::rename(scratch / "s.txlog", scratch / "elsewhere");
+  for (const char* command : {"recover", "sweep", "drain"}) {
+    const Ran lost = run(kvpay({command, scratch / "s"}), scratch);
+    EXPECT_EQ(lost.code, 3) << command;
+    EXPECT_NE(lost.err.find("--log"), std::string::npos) << lost.err;
+  }
+  EXPECT_FALSE(std::filesystem::exists(scratch / "s.txlog"));
+  EXPECT_EQ(run(kvpay({"recover", scratch / "s", "--log", scratch / "elsewhere"}), scratch).code,
+            0);
+}
+
+// The stub of a killed load ends with it: drain needs no acquirer to know that it holds nothing.
+TEST(KvpayFlow, DrainsWhatTheOwnStubOfALoadHeld) {
+  const ScratchFolder scratch;
+  {
+    Process p(kvpay({"load", scratch / "s", "--json", "--ramp", "100:100:1", "--step", "60",
+                     "--stub", "agency", "--answers", scratch / "answers"}),
+              scratch);
+    while (!std::filesystem::exists(scratch / "answers") ||
+           std::filesystem::file_size(scratch / "answers") == 0) {
+      ASSERT_FALSE(p.ended_within(10)) << p.err();
+    }
+    EXPECT_TRUE(p.kill_now());
+  }
+  const Ran drained = run(kvpay({"drain", scratch / "s", "--json"}), scratch);
+  EXPECT_EQ(drained.code, 0) << drained.err << drained.out;
+  EXPECT_GT(drained.row()["delivered"], 0);
+  EXPECT_EQ(drained.row()["cancels_open"], 0);
 }
 
 // What was outside when kvpay was killed is closed by recover, and delivered by drain.
@@ -127,6 +160,9 @@ TEST(KvpayFlow, RecoverRegistersAndDrainDelivers) {
   ASSERT_EQ(recovered.code, 0) << recovered.err;
   EXPECT_GE(recovered.row()["cancel_requested"].get<unsigned>(), 20u);
   EXPECT_EQ(recovered.row()["cancels_open"], recovered.row()["cancel_requested"]);
+  const Ran nobody = run(kvpay({"drain", scratch / "s"}), scratch);
+  EXPECT_EQ(nobody.code, 2);
+  EXPECT_NE(nobody.err.find("--acquirer"), std::string::npos) << nobody.err;
   const Ran drained =
       run(kvpay({"drain", scratch / "s", "--json", "--acquirer", stub.url(), "--window", "0"}),
           scratch);
