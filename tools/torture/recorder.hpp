@@ -43,12 +43,12 @@ class Recorder {
   [[nodiscard]] Transaction& open() { return *open_; }
   [[nodiscard]] Element next_element() { return make_element(lane_.number, ++elements_made_); }
 
-  /// What Transaction::snapshot() answers: a lock before the first read moves it.
+  /// What Transaction::snapshot() answers: a lock before the first read moves it. Recorded before
+  /// what was read under that lock: the process can be killed between the two.
   void sees(Lsn snapshot) {
     if (open_->level != Isolation::read_committed) open_->snapshot = snapshot;
   }
   void read(Kind kind, Key key, const Answer& a, Lsn at = 0, Lsn floor = 0) {
-    if (at != 0) sees(at);  // before the operation: the process can be killed between the two
     push({.kind = kind,
           .found = a.found,
           .garbled = a.garbled,

@@ -244,6 +244,7 @@ bool Worker::lock_and_read(Key key, bool& found) {
   auto r = txn_->get_for_update(tree_, name_of(key));
   if (!r && r.error() != Code::not_found) return over(r.error());
   found = r.has_value();
+  recorder_.sees(txn_->snapshot());
   recorder_.read(Kind::locked_read, key, decode(found, key, found ? *r : "", 0), txn_->snapshot(),
                  least);
   return true;
@@ -310,6 +311,7 @@ bool Worker::insert(Key key) {
   value_.clear();
   auto done = txn_->insert(tree_, name_of(key), row_, &value_);
   if (!done && done.error() != Code::key_exists) return over(done.error());
+  recorder_.sees(txn_->snapshot());
   if (!done) {
     recorder_.read(at_commit() ? Kind::read : Kind::exists, key, decode(true, key, value_, 0),
                    txn_->snapshot(), least);
@@ -330,6 +332,7 @@ bool Worker::update(Key key) {
     return std::optional<std::string>(row_);
   });
   if (!done && done.error() != Code::not_found) return over(done.error());
+  recorder_.sees(txn_->snapshot());
   recorder_.read(Kind::locked_read, key, decode(done.has_value(), key, value_, 0), txn_->snapshot(),
                  least);
   if (!done) return insert(key);
@@ -342,6 +345,7 @@ bool Worker::remove(Key key) {
   const Lsn least = floor();
   auto done = txn_->remove(tree_, name_of(key));
   if (!done && done.error() != Code::not_found) return over(done.error());
+  recorder_.sees(txn_->snapshot());
   if (!done) {
     recorder_.read(at_commit() ? Kind::read : Kind::locked_read, key, {}, txn_->snapshot(), least);
     return true;
