@@ -308,8 +308,9 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
   // The clock costs as much as the search. So it is read where somebody holds the mutex, and for
   // one find in kTimedFinds of a shard; the finds between count with the time of that one.
   std::uint64_t start = 0;
-  const bool waited = !shard.mutex.try_lock();
-  if (waited) {
+  bool waited = false;
+  if (!shard.mutex.try_lock()) {
+    waited = true;
     if (waits != nullptr) start = env_->clock->now_ns();
     shard.mutex.lock();
   }
