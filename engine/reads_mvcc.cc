@@ -30,8 +30,7 @@ void TransactionState::refresh_view() {
 }
 
 void TransactionState::renew_view() {
-  const bool looked =
-      (answered_ && !KESSAI_MUTANT(snapshot_moves_after_reads)) || writes_.size() != 0;
+  const bool looked = (answered_ && !KESSAI_MUTANT(snapshot_moves_after_reads)) || !writes_.empty();
   if (!looked && !options_.read_only && isolation_ != Isolation::read_committed) begin_view();
 }
 

@@ -234,7 +234,8 @@ Undo::Undo(std::uint64_t budget, const io::Env* env)
 Undo::~Undo() {
   for (std::size_t i = 0; i < kShards; ++i) {
     io::MutexLock lock(shards_[i].mutex);
-    while (shards_[i].first != nullptr) shards_[i].free_block(shards_[i].first);
+    for (Block* block = shards_[i].first; block != nullptr;)
+      Block::free(std::exchange(block, block->next));
   }
 }
 
@@ -336,9 +337,9 @@ void Undo::find_many(TreeId tree, std::span<Ask> asks, const Snapshot& snapshot)
   for (const Ask& a : asks) {
     const Shard& shard = shard_of(a.hash);
     const auto slot = (a.hash & shard.near_mask.load(std::memory_order_relaxed)) * sizeof(Entry*);
-    const auto base =
-        reinterpret_cast<std::uintptr_t>(shard.near_buckets.load(std::memory_order_relaxed));
-    __builtin_prefetch(reinterpret_cast<const void*>(base + slot));
+    const auto* buckets =
+        reinterpret_cast<const char*>(shard.near_buckets.load(std::memory_order_relaxed));
+    if (buckets != nullptr) __builtin_prefetch(buckets + slot);
   }
   io::Waits* const waits = env_ != nullptr ? env_->waits : nullptr;
   const std::uint64_t start = waits != nullptr ? env_->clock->now_ns() : 0;

@@ -96,7 +96,7 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   // sweep.cc; any thread
   [[nodiscard]] Result<std::vector<std::string>> find_orphans();
   // sweep.cc
-  void sweep(std::vector<std::string> ids, std::function<void(Result<std::uint64_t>)> done);
+  void sweep(const std::vector<std::string>& ids, std::function<void(Result<std::uint64_t>)> done);
   // cancels.cc
   void when_drained(Executor::Task done);
 

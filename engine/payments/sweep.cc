@@ -21,7 +21,7 @@ Result<std::vector<std::string>> FlowCore::find_orphans() {
   return ids;
 }
 
-void FlowCore::sweep(std::vector<std::string> ids,
+void FlowCore::sweep(const std::vector<std::string>& ids,
                      std::function<void(Result<std::uint64_t>)> done) {
   std::uint64_t closed = 0;
   for (const std::string& id : ids) {
