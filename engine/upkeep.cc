@@ -17,9 +17,8 @@ constexpr std::uint64_t kThrottleNs = 1'000'000;
 constexpr std::uint64_t kThrottleMoreNs = 9'000'000;
 constexpr std::uint64_t kThrottleSliceNs = 100'000;
 constexpr std::uint64_t kSweepPauseNs = 10'000'000;
-// A tick of upkeep walks over so many shards of before-images at a time, for so long, once they
-// have doubled and more.
-constexpr std::size_t kSweepShards = 1;
+// A tick of upkeep walks over the shards of before-images for so long, once they have doubled and
+// more.
 constexpr std::uint64_t kSweepTickNs = kUpkeepTickNs / 10;
 // Without threads: so many commits are a tick.
 constexpr std::uint64_t kStepsBetweenSnapshots = 16;
@@ -80,10 +79,8 @@ void Store::step_between_snapshots() {
   if (to_sweep_ == 0) return;
   const std::uint64_t until = env_->clock->now_ns() + kSweepTickNs;
   do {
-    const std::size_t n = std::min(to_sweep_, kSweepShards);
-    undo_->gc_intervals(in_use, n);
-    to_sweep_ -= n;
-  } while (to_sweep_ != 0 && env_->clock->now_ns() < until);
+    undo_->gc_intervals(in_use, 1);
+  } while (--to_sweep_ != 0 && env_->clock->now_ns() < until);
   if (to_sweep_ == 0) bytes_swept_ = undo_->bytes();
 }
 
