@@ -22,6 +22,8 @@ constexpr std::uint64_t released(std::uint64_t w, std::uint64_t frame_plus_one) 
 
 constexpr std::size_t kBlockWords = std::size_t{1} << kBlockBits;
 constexpr std::size_t kLoadEvents = 1024;
+// Huge pages are cleared when first touched, 2 MiB at a time: small pools do better without.
+constexpr std::size_t kHugeFrom = std::size_t{16} << 20;
 constexpr unsigned kBatch = 64;
 constexpr unsigned kSpins = 100;
 constexpr std::uint64_t kWaitSliceNs = 10'000'000;
@@ -77,11 +79,13 @@ Result<std::unique_ptr<Pool>> Pool::create(std::uint64_t bytes, PageSource& sour
   p->env_ = env != nullptr ? env : &kNobody;
   p->frame_count_ = static_cast<std::uint32_t>(
       std::clamp<std::uint64_t>(bytes / kPageSize, kMinFrames, kFrameMask - 1));
-  auto memory = io::Region::map(std::size_t{p->frame_count_} * kPageSize, true);
-  if (!memory) return std::unexpected(memory.error());
-  p->memory_ = std::move(*memory);
+  const std::size_t size = std::size_t{p->frame_count_} * kPageSize;
+  KESSAI_ASSIGN(memory, io::Region::map(size, size >= kHugeFrom));
+  p->memory_ = std::move(memory);
   p->frames_ = std::make_unique<Frame[]>(p->frame_count_);
-  p->directory_ = std::make_unique<std::atomic<Word*>[]>(kDirectorySize);
+  KESSAI_ASSIGN(directory, io::Region::map(kDirectorySize * sizeof(std::atomic<Word*>), false));
+  p->directory_memory_ = std::move(directory);
+  p->directory_ = reinterpret_cast<std::atomic<Word*>*>(p->directory_memory_.data());
   p->load_events_ = std::make_unique<std::atomic<std::uint32_t>[]>(kLoadEvents);
   io::SpinLock lock(p->free_mutex_);
   p->free_.reserve(p->frame_count_);

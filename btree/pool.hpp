@@ -218,7 +218,8 @@ class Pool {
   std::uint32_t frame_count_ = 0;
   io::Region memory_;
   std::unique_ptr<Frame[]> frames_;
-  std::unique_ptr<std::atomic<Word*>[]> directory_;  ///< blocks of the translation array
+  io::Region directory_memory_;              ///< zero, and physical only where touched
+  std::atomic<Word*>* directory_ = nullptr;  ///< blocks of the translation array
 
   // own synchronisation
   std::atomic<bool> pressure_{false};  ///< the pool has been full: keep reference bits

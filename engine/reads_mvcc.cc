@@ -8,6 +8,7 @@
 
 #include "engine/transaction.hpp"
 #include "io/check.hpp"
+#include "mvcc/record_hash.hpp"
 
 namespace kessai::engine {
 
@@ -64,6 +65,8 @@ mvcc::Snapshots::Live Store::begin_snapshot(bool read_only, Lsn at_least) {
 
 Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
                                     std::string* value, btree::LeafHint* hint) {
+  const std::uint64_t hash = s.w < undo_->old_below() ? mvcc::record_hash(t.tree.id(), key) : 0;
+  if (hash != 0) undo_->prefetch_chain(hash);
   auto r = t.tree.get(key, value, hint);
   if (t.gone_at(s.w)) return std::unexpected(dropped_tree(t));
   if (!r) return std::unexpected(r.error());

@@ -5,6 +5,7 @@
 
 #include "engine/transaction.hpp"
 #include "io/check.hpp"
+#include "mvcc/record_hash.hpp"
 
 namespace kessai::engine {
 namespace {
@@ -58,11 +59,16 @@ Result<TransactionState::Current> TransactionState::lock_and_read(const TreePtr&
                                                                   bool want_value,
                                                                   bool conflict_on_newer,
                                                                   LockWait wait) {
+  // The commit will push a before-image.
+  const bool far = !kS2pl && store_->undo().old_below() != 0;
+  const std::uint64_t hash = far ? mvcc::record_hash(t->tree.id(), key) : 0;
+  if (far) store_->undo().prefetch_chain(hash);
   KESSAI_TRY(lock_record(*t, key, wait));
   if (!judge_current_) renew_view();
   Current c;
   std::string value;
   auto r = t->tree.get(key, want_value ? &value : nullptr, &c.hint);
+  if (far) store_->undo().prefetch_newest(hash);
   if (killed() && isolation_ != Isolation::read_committed)
     return std::unexpected(snapshot_given_up());
   // The pages of a dropped tree stay while this snapshot is older than the drop.

@@ -149,17 +149,31 @@ struct alignas(64) Certifier::Tally {
   std::atomic<std::uint64_t> validated{0}, conflicts{0}, overtaken{0}, looked_at{0};
 };
 
-Certifier::Certifier()
-    : ring_(std::make_unique<Entry[]>(kEntries)), tallies_(std::make_unique<Tally[]>(kTallies)) {
-  for (Ticket t = 0; t < kEntries; ++t) {
-    const io::SpinLock lock(ring_[t].mutex);
-    ring_[t].ticket = t;
-  }
+Certifier::Certifier() : tallies_(std::make_unique<Tally[]>(kTallies)) {}
+
+Certifier::~Certifier() {
+  for (const auto& chunk : ring_) delete[] chunk.load(std::memory_order_relaxed);
 }
 
-Certifier::~Certifier() = default;
+inline Certifier::Entry& Certifier::at(Ticket ticket) const noexcept {
+  const std::size_t place = ticket % kEntries;
+  Entry* chunk = ring_[place / kChunk].load(std::memory_order_acquire);
+  if (chunk == nullptr) [[unlikely]]
+    chunk = make_chunk(place / kChunk);
+  return chunk[place % kChunk];
+}
 
-Certifier::Entry& Certifier::at(Ticket ticket) const noexcept { return ring_[ticket % kEntries]; }
+Certifier::Entry* Certifier::make_chunk(std::size_t chunk) const noexcept {
+  auto made = std::make_unique<Entry[]>(kChunk);
+  for (std::size_t i = 0; i < kChunk; ++i) {
+    const io::SpinLock lock(made[i].mutex);
+    made[i].ticket = chunk * kChunk + i;
+  }
+  Entry* there = nullptr;  // or another thread's
+  if (ring_[chunk].compare_exchange_strong(there, made.get(), std::memory_order_acq_rel))
+    return made.release();
+  return there;
+}
 
 // Acquire: pairs with advance(); what those before it applied is in a snapshot taken from now on.
 Certifier::Ticket Certifier::begin() const noexcept {

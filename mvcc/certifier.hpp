@@ -39,6 +39,7 @@
 // fine.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -91,6 +92,7 @@ class ReadSet {
 class Certifier {
  public:
   static constexpr std::size_t kEntries = 4096;  // power of two
+  static constexpr std::size_t kChunk = 64;      // divides kEntries
   static constexpr std::size_t kSmallKeys = 32;
   static constexpr std::size_t kSmallBytes = 1024;
   static constexpr std::size_t kLargeBytes = 32u << 20;
@@ -140,13 +142,15 @@ class Certifier {
   struct Tally;
 
   [[nodiscard]] Entry& at(Ticket ticket) const noexcept;
+  Entry* make_chunk(std::size_t chunk) const noexcept;
   void advance() noexcept;
   void shrink() noexcept;
   void give_back(const std::shared_ptr<const Set>& large) noexcept;
   [[nodiscard]] std::optional<Conflict> look(const ReadSet& reads, Ticket ticket, Lsn snapshot,
                                              Lsn commit) const;
 
-  std::unique_ptr<Entry[]> ring_;
+  // Null until a place in it is used; freed with the certifier.
+  mutable std::array<std::atomic<Entry*>, kEntries / kChunk> ring_{};
   std::unique_ptr<Tally[]> tallies_;
   // Tickets start at kEntries: the first lap finds places that look used and finished.
   alignas(64) std::atomic<Ticket> next_{kEntries};

@@ -27,6 +27,7 @@ struct Undo::Entry {
   std::uint8_t flags;
   bool present;
   bool dead;             // unlinked, its bytes not yet given back
+  bool settled;          // what stands behind it was pruned, or is needed by a snapshot
   std::uint32_t offset;  // in its block
 
   [[nodiscard]] const char* bytes() const noexcept {
@@ -34,6 +35,17 @@ struct Undo::Entry {
   }
   [[nodiscard]] bool is(std::uint64_t h, TreeId t, std::string_view key) const noexcept {
     return hash == h && tree == t && std::string_view(bytes(), key_bytes) == key;
+  }
+  void prefetch() const noexcept {
+    const auto* at = reinterpret_cast<const char*>(this);
+    for (std::size_t line = 0; line < 3; ++line) __builtin_prefetch(at + line * 64);
+  }
+  void set(const Image& image) noexcept {
+    flags = image.flags;
+    present = image.present;
+    value_bytes = static_cast<std::uint32_t>(image.value.size());
+    if (!image.value.empty())
+      std::memcpy(reinterpret_cast<char*>(this + 1) + key_bytes, image.value.data(), value_bytes);
   }
 };
 
@@ -170,13 +182,31 @@ struct alignas(64) Undo::Shard {
     return true;
   }
 
+  /// The newest image of a record, if nobody looks into it and `size` fits in its place: the next
+  /// image may take it over. Then a record that changes beside a long reader costs neither new
+  /// memory nor the lines of a block's header.
+  [[nodiscard]] Entry* replaceable(std::uint64_t hash, TreeId tree, std::string_view key,
+                                   std::size_t size) KESSAI_REQUIRES(mutex) {
+    Entry* e = bucket(hash);
+    for (std::size_t n = 0; n < kPrunePerPush && e != nullptr; ++n, e = e->older) {
+      if (!e->is(hash, tree, key)) continue;
+      // Not into a much larger one: a short row must not keep the bytes of a long one.
+      const bool fits = size <= e->size && e->size <= 2 * size;
+      return fits && in_use.misses(e->begin, e->end) ? e : nullptr;
+    }
+    return nullptr;
+  }
+
   /// Drops what nobody looks into among the entries just before `e`: mostly the image that the last
   /// change of the same record left. Returns bytes.
-  [[nodiscard]] std::int64_t prune_behind(const Entry* e) KESSAI_REQUIRES(mutex) {
+  [[nodiscard]] std::int64_t prune_behind(Entry* e) KESSAI_REQUIRES(mutex) {
+    if (in_use.points.empty() || e->settled) return 0;
     std::int64_t bytes = 0;
     Entry* at = e->older;
+    e->settled = true;
     for (std::size_t n = 0; n < kPrunePerPush && at != nullptr; ++n) {
       Entry* older = at->older;
+      if (at->end > in_use.bound) e->settled = false;  // for a later push to judge
       if (in_use.misses(at->begin, at->end)) {
         bytes += at->size;
         kill(at);
@@ -194,6 +224,7 @@ struct alignas(64) Undo::Shard {
     const Entry* e = buckets == nullptr ? nullptr : bucket(hash);
     for (; e != nullptr; e = e->older) {
       ++walk;
+      if (e->older != nullptr) e->older->prefetch();
       // Intervals of a key do not overlap and come newest first. What is too new is passed before
       // its bytes are looked at.
       const bool too_new = !snapshot.sees(e->begin);
@@ -276,6 +307,17 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
   const std::uint32_t count = shard.count.load(std::memory_order_relaxed);
   if (shard.buckets == nullptr || count > shard.bucket_mask) shard.grow();
 
+  Entry* const over =
+      shard.in_use.points.empty() ? nullptr : shard.replaceable(hash, tree, key, size);
+  if (over != nullptr) {
+    over->begin = begin;
+    over->end = end;
+    over->set(before);
+    ++shard.counters.pushed;
+    ++shard.counters.dropped;
+    report(shard, -shard.prune_behind(over));
+    return;
+  }
   const auto [place, offset] = shard.allocate(size);
   auto* e = new (place) Entry{.older = nullptr,
                               .newer = nullptr,
@@ -285,20 +327,18 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
                               .size = static_cast<std::uint32_t>(size),
                               .tree = tree,
                               .key_bytes = static_cast<std::uint32_t>(key.size()),
-                              .value_bytes = static_cast<std::uint32_t>(before.value.size()),
-                              .flags = before.flags,
-                              .present = before.present,
+                              .value_bytes = 0,
+                              .flags = 0,
+                              .present = false,
                               .dead = false,
+                              .settled = false,
                               .offset = offset};
-  char* bytes = reinterpret_cast<char*>(e + 1);
-  if (!key.empty()) std::memcpy(bytes, key.data(), key.size());
-  if (!before.value.empty())
-    std::memcpy(bytes + key.size(), before.value.data(), before.value.size());
+  if (!key.empty()) std::memcpy(reinterpret_cast<char*>(e + 1), key.data(), key.size());
+  e->set(before);
   shard.link(e);
   shard.count.store(count + 1, std::memory_order_release);
   ++shard.counters.pushed;
-  const std::int64_t pruned = shard.in_use.points.empty() ? 0 : shard.prune_behind(e);
-  report(shard, static_cast<std::int64_t>(size) - pruned);
+  report(shard, static_cast<std::int64_t>(size) - shard.prune_behind(e));
 }
 
 bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Snapshot& snapshot,
@@ -328,32 +368,36 @@ bool Undo::find(std::uint64_t hash, TreeId tree, std::string_view key, const Sna
   return found;
 }
 
+void Undo::prefetch_chain(std::uint64_t hash) const noexcept {
+  const Shard& shard = shard_of(hash);
+  const auto slot = (hash & shard.near_mask.load(std::memory_order_relaxed)) * sizeof(Entry*);
+  const auto* buckets =
+      reinterpret_cast<const char*>(shard.near_buckets.load(std::memory_order_relaxed));
+  if (buckets != nullptr) __builtin_prefetch(buckets + slot);
+}
+
+void Undo::prefetch_newest(std::uint64_t hash, bool behind) const {
+  Shard& shard = shard_of(hash);
+  if (shard.count.load(std::memory_order_acquire) == 0 || !shard.mutex.try_lock()) return;
+  if (shard.buckets != nullptr) {
+    const Entry* e = shard.bucket(hash);
+    if (behind && e != nullptr) e = e->older;
+    if (e != nullptr) e->prefetch();
+  }
+  shard.mutex.unlock();
+}
+
 void Undo::find_many(TreeId tree, std::span<Ask> asks, const Snapshot& snapshot) const {
   for (Ask& a : asks) {
     a.hash = record_hash(tree, a.key);
     a.found = false;
     __builtin_prefetch(&shard_of(a.hash));
   }
-  for (const Ask& a : asks) {
-    const Shard& shard = shard_of(a.hash);
-    const auto slot = (a.hash & shard.near_mask.load(std::memory_order_relaxed)) * sizeof(Entry*);
-    const auto* buckets =
-        reinterpret_cast<const char*>(shard.near_buckets.load(std::memory_order_relaxed));
-    if (buckets != nullptr) __builtin_prefetch(buckets + slot);
-  }
+  for (const Ask& a : asks) prefetch_chain(a.hash);
   io::Waits* const waits = env_ != nullptr ? env_->waits : nullptr;
   const std::uint64_t start = waits != nullptr ? env_->clock->now_ns() : 0;
-  for (const Ask& a : asks) {
-    Shard& shard = shard_of(a.hash);
-    if (shard.count.load(std::memory_order_acquire) == 0 || !shard.mutex.try_lock()) continue;
-    if (shard.buckets != nullptr) {
-      const auto* e = reinterpret_cast<const char*>(shard.bucket(a.hash));
-      __builtin_prefetch(e);
-      __builtin_prefetch(e + 64);
-      __builtin_prefetch(e + 128);
-    }
-    shard.mutex.unlock();
-  }
+  for (const Ask& a : asks) prefetch_newest(a.hash);
+  for (const Ask& a : asks) prefetch_newest(a.hash, true);  // mostly the one that is asked for
   std::uint64_t finds = 0;
   for (Ask& a : asks) {
     Shard& shard = shard_of(a.hash);
@@ -422,6 +466,7 @@ void Undo::prune_by(const InUse& in_use) {
     first.bound = std::min(first.bound, first.points[kPrunePoints]);
     first.points.resize(kPrunePoints);
   }
+  old_below_.store(first.points.empty() ? 0 : first.bound, std::memory_order_relaxed);
   for (std::size_t i = 0; i < kShards; ++i) {
     io::MutexLock lock(shards_[i].mutex);
     shards_[i].in_use = first;

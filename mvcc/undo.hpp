@@ -20,7 +20,8 @@
 // anybody's help; gc() does it for shards that nobody writes. gc_intervals() is for long readers
 // over hot rows: it also drops the versions between the snapshots, so that a row keeps about one
 // entry per snapshot however often it changes. prune_by() tells the pushes where snapshots are:
-// each then drops what its own record left behind, so that such a sweep has little to do.
+// each then takes the place of the image that its own record left behind, or drops it, so that such
+// a sweep has little to do. (An image in an old place ends late, which only delays the FIFO.)
 //
 // Threads: any. Each shard has a mutex, held for one operation, leaf of the lock order. A find in
 // an empty shard is one load.
@@ -106,6 +107,11 @@ class Undo {
   /// find() for each; while one record comes into the cache, the others do too.
   void find_many(TreeId tree, std::span<Ask> asks, const Snapshot& snapshot) const;
 
+  /// For what push() or find() of a record will look at: first where its chain begins, then, a few
+  /// hundred instructions later, its newest entry (or the one `behind` it). Best effort.
+  void prefetch_chain(std::uint64_t hash) const noexcept;
+  void prefetch_newest(std::uint64_t hash, bool behind = false) const;
+
   /// Drops entries with end <= horizon, at most `limit` and only what stands first in its shard.
   /// Successive calls go round the shards. Returns how many went.
   std::size_t gc(Lsn horizon, std::size_t limit);
@@ -131,6 +137,11 @@ class Undo {
     return b > 0 ? static_cast<std::uint64_t>(b) : 0;
   }
   [[nodiscard]] std::uint64_t budget() const noexcept { return budget_; }
+  /// Snapshots below are old, as prune_by told: entries for them have piled up, and are far from
+  /// the caches. 0: there are none.
+  [[nodiscard]] Lsn old_below() const noexcept {
+    return old_below_.load(std::memory_order_relaxed);
+  }
   [[nodiscard]] Counters counters() const;
 
   // --- for views: they walk, and stop nobody but the users of one shard ---
@@ -165,7 +176,8 @@ class Undo {
   const std::uint64_t budget_;
   const io::Env* const env_;
   const std::unique_ptr<Shard[]> shards_;
-  std::atomic<std::int64_t> bytes_{0};        // sum of what the shards reported
+  std::atomic<std::int64_t> bytes_{0};  // sum of what the shards reported
+  std::atomic<Lsn> old_below_{0};
   std::atomic<Lsn> horizon_{0};               // largest given to gc; used by push
   std::atomic<std::size_t> gc_cursor_{0};     // shard where the next gc starts
   std::atomic<std::size_t> sweep_cursor_{0};  // the same for gc_intervals

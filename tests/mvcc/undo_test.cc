@@ -206,6 +206,43 @@ TEST(Undo, PushesThatKnowTheSnapshotsKeepARowAtTheVersionsTheyNeed) {
   EXPECT_EQ(undo.counters().bytes, 0u);
 }
 
+// Beside a long reader a row keeps two images, the needed one and the newest, in the same memory.
+TEST(Undo, TheNewestImageTakesThePlaceOfOneThatNobodyNeeds) {
+  constexpr Lsn kRows = 1000;
+  Undo undo(1 << 20);
+  Lsn lsn = 1;
+  const auto round = [&](char c, std::size_t size) {
+    for (Lsn i = 0; i < kRows; ++i)
+      undo.push(kTree, std::to_string(i), lsn + i, lsn + kRows + i, value(std::string(size, c)));
+    lsn += kRows;
+  };
+  round('a', 100);
+  const Lsn w = lsn;  // a snapshot that sees the first row's second version
+  round('b', 100);
+  const auto pruned_round = [&](char c, std::size_t size) {
+    undo.prune_by({.points = {w}, .bound = lsn + kRows});
+    round(c, size);
+  };
+  pruned_round('c', 100);
+  const Undo::Counters before = undo.counters();
+  for (char c = 'd'; c < 'p'; ++c) pruned_round(c, 100);
+  const Undo::Counters after = undo.counters();
+  EXPECT_EQ(after.entries, before.entries);
+  EXPECT_EQ(after.bytes, before.bytes);
+  EXPECT_EQ(after.block_bytes, before.block_bytes);
+  EXPECT_EQ(after.pushed - after.dropped, after.entries);
+  EXPECT_EQ(seen(undo, "0", w), std::string(100, 'b'));
+  EXPECT_EQ(seen(undo, "1", w), std::string(100, 'a'));
+  EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(100, 'o'));
+  // A longer image does not fit, and a short one must not keep a long one's memory.
+  pruned_round('x', 300);
+  EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(300, 'x'));
+  pruned_round('y', 10);
+  EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(10, 'y'));
+  EXPECT_EQ(seen(undo, "1", w), std::string(100, 'a'));
+  EXPECT_LT(undo.counters().bytes, before.bytes);
+}
+
 TEST(Undo, PushesTreatMoreSnapshotsThanTheyRememberAsInUse) {
   Undo undo(1 << 20);
   Snapshots snapshots;
