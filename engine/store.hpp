@@ -278,6 +278,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   /// Before a commit adds before-images: makes room for them (I14).
   void relieve_undo();
   void step_between_snapshots() KESSAI_REQUIRES(upkeep_mutex_);
+  void collect_between_snapshots();
   void relieve_undo_now() KESSAI_REQUIRES(relief_mutex_);
   void throttle();
   void log_thread();

@@ -118,9 +118,7 @@ void Store::relieve_undo_now() {
   const bool to_kill = undo_->over_budget() && snapshots_.oldest();
   if (to_kill || undo_->bytes() >= sweep_at_.load(std::memory_order_relaxed) ||
       start >= sweep_again_ns_) {
-    const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
-    raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
-    undo_->gc_intervals(in_use);
+    collect_between_snapshots();
     // A walk over everything: not again before it can free a sixteenth, or was idle for long.
     undo_needed_.store(undo_->bytes(), std::memory_order_relaxed);
     sweep_at_.store(undo_->bytes() + undo_->budget() / 16, std::memory_order_relaxed);
@@ -131,7 +129,15 @@ void Store::relieve_undo_now() {
     snapshots_killed_.fetch_add(1, std::memory_order_relaxed);
     while (step_versions() > 0 && undo_->over_budget()) {
     }
+    // What stands first in a shard may be needed by the next snapshot: look behind it.
+    if (undo_->over_budget()) collect_between_snapshots();
   }
+}
+
+void Store::collect_between_snapshots() {
+  const mvcc::InUse in_use = snapshots_.in_use(std::min(applied(), durable()));
+  raise(gc_horizon_, in_use.bound);  // reads without a registered snapshot: see freed_since()
+  undo_->gc_intervals(in_use);
 }
 
 void Store::throttle() {

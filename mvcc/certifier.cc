@@ -155,7 +155,7 @@ Certifier::~Certifier() {
   for (const auto& chunk : ring_) delete[] chunk.load(std::memory_order_relaxed);
 }
 
-inline Certifier::Entry& Certifier::at(Ticket ticket) const noexcept {
+Certifier::Entry& Certifier::at(Ticket ticket) const noexcept {
   const std::size_t place = ticket % kEntries;
   Entry* chunk = ring_[place / kChunk].load(std::memory_order_acquire);
   if (chunk == nullptr) [[unlikely]]

@@ -142,6 +142,7 @@ class Certifier {
   struct Tally;
 
   [[nodiscard]] Entry& at(Ticket ticket) const noexcept;
+  /// Out of memory ends the program, as everywhere that a commit cannot be stopped any more.
   Entry* make_chunk(std::size_t chunk) const noexcept;
   void advance() noexcept;
   void shrink() noexcept;

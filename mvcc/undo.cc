@@ -27,7 +27,6 @@ struct Undo::Entry {
   std::uint8_t flags;
   bool present;
   bool dead;             // unlinked, its bytes not yet given back
-  bool settled;          // what stands behind it was pruned, or is needed by a snapshot
   std::uint32_t offset;  // in its block
 
   [[nodiscard]] const char* bytes() const noexcept {
@@ -199,14 +198,12 @@ struct alignas(64) Undo::Shard {
 
   /// Drops what nobody looks into among the entries just before `e`: mostly the image that the last
   /// change of the same record left. Returns bytes.
-  [[nodiscard]] std::int64_t prune_behind(Entry* e) KESSAI_REQUIRES(mutex) {
-    if (in_use.points.empty() || e->settled) return 0;
+  [[nodiscard]] std::int64_t prune_behind(const Entry* e) KESSAI_REQUIRES(mutex) {
+    if (in_use.points.empty()) return 0;
     std::int64_t bytes = 0;
     Entry* at = e->older;
-    e->settled = true;
     for (std::size_t n = 0; n < kPrunePerPush && at != nullptr; ++n) {
       Entry* older = at->older;
-      if (at->end > in_use.bound) e->settled = false;  // for a later push to judge
       if (in_use.misses(at->begin, at->end)) {
         bytes += at->size;
         kill(at);
@@ -313,9 +310,11 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
     over->begin = begin;
     over->end = end;
     over->set(before);
-    ++shard.counters.pushed;
     ++shard.counters.dropped;
-    report(shard, -shard.prune_behind(over));
+    ++shard.counters.replaced;
+    // What is behind is mostly needed, and not in the cache. What is not (the row changed often
+    // between two prune_by) goes a few at a time.
+    if (++shard.counters.pushed % kTidyEvery == 0) report(shard, -shard.prune_behind(over));
     return;
   }
   const auto [place, offset] = shard.allocate(size);
@@ -331,7 +330,6 @@ void Undo::push(std::uint64_t hash, TreeId tree, std::string_view key, Lsn begin
                               .flags = 0,
                               .present = false,
                               .dead = false,
-                              .settled = false,
                               .offset = offset};
   if (!key.empty()) std::memcpy(reinterpret_cast<char*>(e + 1), key.data(), key.size());
   e->set(before);
@@ -517,6 +515,7 @@ Undo::Counters Undo::counters() const {
     sum.block_bytes += shard.counters.block_bytes;
     sum.pushed += shard.counters.pushed;
     sum.dropped += shard.counters.dropped;
+    sum.replaced += shard.counters.replaced;
     sum.finds += shard.counters.finds;
     sum.longest_walk = std::max(sum.longest_walk, shard.counters.longest_walk);
   }

@@ -21,7 +21,8 @@
 // over hot rows: it also drops the versions between the snapshots, so that a row keeps about one
 // entry per snapshot however often it changes. prune_by() tells the pushes where snapshots are:
 // each then takes the place of the image that its own record left behind, or drops it, so that such
-// a sweep has little to do. (An image in an old place ends late, which only delays the FIFO.)
+// a sweep has little to do. An image in an old place ends late, and a younger snapshot may need it:
+// it then keeps what stands behind it in the FIFO from gc(), but not from gc_intervals().
 //
 // Threads: any. Each shard has a mutex, held for one operation, leaf of the lock order. A find in
 // an empty shard is one load.
@@ -70,6 +71,7 @@ class Undo {
     std::uint64_t block_bytes = 0;  ///< now, memory taken for blocks and hash tables
     std::uint64_t pushed = 0;
     std::uint64_t dropped = 0;
+    std::uint64_t replaced = 0;      ///< of these, by a newer image in the same place
     std::uint64_t finds = 0;         ///< in shards that were not empty
     std::uint64_t longest_walk = 0;  ///< most entries one find looked at
   };
@@ -161,6 +163,7 @@ class Undo {
   static constexpr std::size_t kGcPerPush = 2;
   static constexpr std::size_t kPrunePerPush = 4;
   static constexpr std::size_t kPrunePoints = 64;
+  static constexpr std::uint64_t kTidyEvery = 8;
   static constexpr std::uint64_t kTimedFinds = 16;
   static constexpr std::int64_t kReportBytes = 1024;
 

@@ -278,6 +278,38 @@ TEST_F(EngineUndo, WritersAreSlowedDownBeforeASnapshotIsGivenUp) {
   EXPECT_EQ(reader.get(w.main, key(0)).error(), Code::snapshot_too_old);
 }
 
+// What stands first in the undo's shards is an image of a hot row that the second snapshot needs:
+// it hides what only the first one needed. Giving up the first is enough all the same.
+TEST_F(EngineUndo, AYoungerSnapshotOutlivesTheOldestWhoseVersionsItHides) {
+  constexpr unsigned kHot = 600, kCold = 1400, kLarge = 4300;
+  const std::string row(100, 'r');
+  World w;
+  w.options.undo_memory = 1_MiB;
+  w.open();
+  put_rows(w, 0, kHot + kCold + kLarge, row);
+  w.make_durable();
+  const auto heat = [&] {
+    for (unsigned i = 0; i < kHot; ++i) w.put(key(i), row);
+    w.make_durable();
+  };
+  auto first = w.db->begin().value();
+  ASSERT_EQ(first.get(w.main, key(0)).value(), row);
+  heat();
+  heat();
+  for (unsigned i = kHot; i < kHot + kCold; ++i) w.put(key(i), row);
+  w.make_durable();
+  auto second = w.db->begin().value();
+  ASSERT_EQ(second.get(w.main, key(0)).value(), row);
+  heat();  // where the images were that nobody needed
+  ASSERT_EQ(w.db->undo().snapshots_killed, 0u);
+  put_rows(w, kHot + kCold, kHot + kCold + kLarge, std::string(100, 'l'));
+  ASSERT_GT(w.db->undo().bytes, w.db->undo().limit);
+  w.put(key(0), "makes room");
+  EXPECT_EQ(w.db->undo().snapshots_killed, 1u);
+  EXPECT_EQ(first.get(w.main, key(1)).error(), Code::snapshot_too_old);
+  EXPECT_EQ(second.get(w.main, key(kHot + kCold)).value(), row);
+}
+
 TEST_F(EngineUndo, WritersBesideALongSnapshotOfHotRowsAreNotSlowedDown) {
   constexpr unsigned kHot = 100, kUpdates = 10'000;
   World w;

@@ -208,7 +208,7 @@ TEST(Undo, PushesThatKnowTheSnapshotsKeepARowAtTheVersionsTheyNeed) {
 
 // Beside a long reader a row keeps two images, the needed one and the newest, in the same memory.
 TEST(Undo, TheNewestImageTakesThePlaceOfOneThatNobodyNeeds) {
-  constexpr Lsn kRows = 1000;
+  constexpr Lsn kRows = 10, kRounds = 400;
   Undo undo(1 << 20);
   Lsn lsn = 1;
   const auto round = [&](char c, std::size_t size) {
@@ -225,22 +225,43 @@ TEST(Undo, TheNewestImageTakesThePlaceOfOneThatNobodyNeeds) {
   };
   pruned_round('c', 100);
   const Undo::Counters before = undo.counters();
-  for (char c = 'd'; c < 'p'; ++c) pruned_round(c, 100);
+  for (Lsn n = 0; n < kRounds; ++n) pruned_round(static_cast<char>('d' + n % 20), 100);
   const Undo::Counters after = undo.counters();
-  EXPECT_EQ(after.entries, before.entries);
+  EXPECT_EQ(after.replaced - before.replaced, kRows * kRounds);
+  EXPECT_EQ(after.entries, 2 * kRows);
   EXPECT_EQ(after.bytes, before.bytes);
-  EXPECT_EQ(after.block_bytes, before.block_bytes);
   EXPECT_EQ(after.pushed - after.dropped, after.entries);
   EXPECT_EQ(seen(undo, "0", w), std::string(100, 'b'));
   EXPECT_EQ(seen(undo, "1", w), std::string(100, 'a'));
-  EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(100, 'o'));
+  EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(100, 'd' + (kRounds - 1) % 20));
   // A longer image does not fit, and a short one must not keep a long one's memory.
   pruned_round('x', 300);
   EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(300, 'x'));
   pruned_round('y', 10);
   EXPECT_EQ(seen(undo, "7", lsn + 7 - 1), std::string(10, 'y'));
   EXPECT_EQ(seen(undo, "1", w), std::string(100, 'a'));
+  EXPECT_EQ(undo.counters().replaced, after.replaced);
   EXPECT_LT(undo.counters().bytes, before.bytes);
+}
+
+// Images that piled up while nobody told where the snapshots are go again, though the newest one
+// is replaced in its place and they stand behind it.
+TEST(Undo, ReplacingAlsoTidiesUpBehind) {
+  Undo undo(1 << 20);
+  Lsn lsn = 10;
+  const auto push = [&] {
+    undo.push(kTree, "k", lsn, lsn + 1, value("x"));
+    ++lsn;
+  };
+  undo.prune_by({.points = {10}, .bound = lsn});
+  for (int n = 0; n < 50; ++n) push();  // newer than what prune_by knew
+  EXPECT_EQ(undo.counters().entries, 50u);
+  for (int n = 0; n < 200; ++n) {
+    undo.prune_by({.points = {10}, .bound = lsn});
+    push();
+  }
+  EXPECT_EQ(undo.counters().entries, 2u);
+  EXPECT_EQ(seen(undo, "k", 10), "x");
 }
 
 TEST(Undo, PushesTreatMoreSnapshotsThanTheyRememberAsInUse) {
