@@ -3,12 +3,21 @@
 #include <cerrno>
 
 #include "io/sim_private.hpp"
+#include "io/sync.hpp"
 
 namespace kessai::io {
 namespace {
 
 using Medium = SimDisk::Medium;
 using MediumPtr = std::shared_ptr<Medium>;
+
+// Under a Scheduler an operation takes virtual time before it takes effect. No fiber may lose the
+// processor while it holds the medium's mutex, so this comes first.
+#if defined(KESSAI_TORTURE)
+void takes_time(const Site& at = Site::current()) { fiber::device(at); }
+#else
+void takes_time() {}
+#endif
 
 Error plain_fault(const Fault& fault, const std::string& path, std::uint64_t offset) {
   const bool full = fault.what == Fault::What::disk_full;
@@ -53,6 +62,7 @@ class SimFile final : public File {
   }
 
   Result<void> read(std::uint64_t offset, std::span<std::byte> into) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_aligned(offset, into.data(), into.size()));
     KESSAI_ASSIGN(fault, medium_->begin("read", name_, epoch_));
@@ -80,6 +90,7 @@ class SimFile final : public File {
   }
 
   Result<void> write(std::uint64_t offset, std::span<const std::byte> from) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_write(offset, from, false));
     KESSAI_ASSIGN(fault, medium_->begin("write", name_, epoch_));
@@ -87,10 +98,12 @@ class SimFile final : public File {
   }
 
   Result<void> flush() override {
+    const std::uint64_t begun = medium_->now();
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_sticky());
     KESSAI_ASSIGN(fault, medium_->begin("flush", name_, epoch_));
-    return remember(medium_->apply_flush(inode_, name_, fault));
+    return remember(medium_->apply_flush(inode_, name_, fault, begun));
   }
 
   Result<void> flush_and_drop_cache() override {
@@ -104,6 +117,7 @@ class SimFile final : public File {
   }
 
   Result<void> resize(std::uint64_t bytes) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     if (!writable_) return fail(not_writable());
     KESSAI_ASSIGN(fault, medium_->begin("resize", name_, epoch_));
@@ -246,6 +260,7 @@ class SimQueue final : public Queue {
 
   std::size_t reap(std::vector<Completion>& out, unsigned wait_for) override {
     KESSAI_CHECK(wait_for <= in_flight());
+    if (wait_for > 0) takes_time();
     const std::lock_guard lock(medium_->mutex);
     submit();
     std::size_t got = 0;
@@ -322,6 +337,7 @@ class SimDirectory final : public Directory {
   std::uint32_t block_size() const noexcept override { return block_size_; }
 
   Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     const bool create = mode == OpenMode::create_new;
     KESSAI_TRY(check_name(name));
@@ -374,6 +390,8 @@ class SimDirectory final : public Directory {
   }
 
   Result<void> flush() override {
+    const std::uint64_t begun = medium_->now();
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     if (failed_flush_) {
       return fail(Code::io_error,
@@ -387,9 +405,7 @@ class SimDirectory final : public Directory {
       return fail(plain_fault(*fault, path_, 0));
     }
     if (fault && fault->what == Fault::What::lost) return {};
-    medium_->durable_names = medium_->names;
-    medium_->entries.clear();
-    medium_->collect_garbage();
+    medium_->apply_directory_flush(begun);
     return {};
   }
 

@@ -65,9 +65,10 @@ void SimInode::harden(const SimItem& item) {
                 bytes.first(std::min<std::uint64_t>(bytes.size(), durable_size - item.offset)));
 }
 
-void SimInode::harden_all() {
-  for (const SimItem& item : items) harden(item);
-  items.clear();
+void SimInode::harden_until(std::uint64_t seq) {
+  const auto later = std::ranges::find_if(items, [&](const SimItem& i) { return i.seq > seq; });
+  std::for_each(items.begin(), later, [&](const SimItem& item) { harden(item); });
+  items.erase(items.begin(), later);
 }
 
 void SimInode::write_durable(std::uint64_t offset, std::span<const std::byte> from) {
@@ -222,11 +223,11 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file,
 }
 
 Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file,
-                                          const std::optional<Fault>& fault) {
+                                          const std::optional<Fault>& fault, std::uint64_t begun) {
   SimInode& node = inode(id);
   if (!fault || (fault->what != Fault::What::io_error && fault->what != Fault::What::disk_full &&
                  fault->what != Fault::What::lost)) {
-    node.harden_all();
+    node.harden_until(begun);
     return {};
   }
   if (fault->what == Fault::What::lost) return {};  // a device that lies
@@ -239,6 +240,22 @@ Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file,
   return fail(full ? Code::disk_full : Code::io_error,
               ErrorDetail{.what = "simulated failure of a flush", .path = path_of(file)},
               full ? ENOSPC : EIO);
+}
+
+void SimDisk::Medium::apply_directory_flush(std::uint64_t begun) {
+  const auto later =
+      std::ranges::find_if(entries, [&](const SimEntry& e) { return e.seq > begun; });
+  for (auto entry = entries.begin(); entry != later; ++entry) {
+    for (const auto& [name, id] : entry->changes) {
+      if (id == 0) {
+        durable_names.erase(name);
+      } else {
+        durable_names[name] = id;
+      }
+    }
+  }
+  entries.erase(entries.begin(), later);
+  collect_garbage();
 }
 
 void SimDisk::Medium::change_entries(std::vector<std::pair<std::string, SimInodeId>> changes) {

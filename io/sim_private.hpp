@@ -72,7 +72,7 @@ struct SimInode {
   /// To the durable side. A write that did not extend the file itself is cut at the size.
   void harden(const SimItem& item);
   void harden_size(std::uint64_t bytes);
-  void harden_all();
+  void harden_until(std::uint64_t seq);
   /// A durable write: sizes first, then the bytes; older volatile bytes below it can't come back.
   void write_durable(std::uint64_t offset, std::span<const std::byte> from);
 };
@@ -108,13 +108,20 @@ class SimDisk::Medium {
                                      std::uint64_t epoch_of_caller);
   [[nodiscard]] Result<void> alive(std::uint64_t epoch_of_caller) const;
   SimInode& inode(SimInodeId id) { return inodes.at(id); }
+  [[nodiscard]] std::uint64_t now() const {
+    const std::lock_guard lock(mutex);
+    return seq;
+  }
   [[nodiscard]] Result<void> check_space(const SimInode& of, std::uint64_t new_size,
                                          const std::string& path) const;
   /// A completed write or durable write takes effect, as `fault` has it.
   Result<void> apply_write(SimInodeId id, std::string_view file, std::uint64_t offset,
                            std::span<const std::byte> from, bool durable,
                            const std::optional<Fault>& fault, std::uint64_t epoch_of_caller);
-  Result<void> apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault);
+  /// `begun`: `seq` when the flush began; what came later it need not cover.
+  Result<void> apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault,
+                           std::uint64_t begun);
+  void apply_directory_flush(std::uint64_t begun);
   void change_entries(std::vector<std::pair<std::string, SimInodeId>> changes);
   void collect_garbage();
   void land(std::size_t index);  ///< of under_way

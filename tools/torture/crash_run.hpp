@@ -51,8 +51,10 @@ struct CrashRun {
   std::uint64_t log_frame_bytes = 0, log_file_bytes = 0;
   std::map<std::string, std::uint64_t> faults;  ///< what was done to the disk, how often
   std::uint64_t trace_hash = 0;                 ///< of every disk operation of the workload
-  std::optional<std::string> violation;         ///< the first one found
-  std::uint64_t violated_at = 0;                ///< the operation at which it was
+  std::uint64_t schedules = 0, switches = 0, preemptions = 0;  ///< schedule_run.hpp
+  bool complete = false;                 ///< an exhaustive search has come to its end
+  std::optional<std::string> violation;  ///< the first one found
+  std::uint64_t violated_at = 0;         ///< the operation at which it was
 };
 
 struct CrashPlan {

@@ -38,6 +38,8 @@ struct Arguments {
   bool no_shrink = false;
   unsigned jobs = 0;
   std::uint64_t every = 0;
+  std::string kind = "mixed";
+  int exhaustive = -1;
   double seconds = 10;
   double budget = 60;
   std::uint64_t seed = 0;
@@ -165,13 +167,16 @@ int report(const Arguments& a, const SimResult& r) {
                           {"distinct", sum.distinct},
                           {"crash_points", sum.points},
                           {"nested", sum.nested},
-                          {"preemptions", 0},
+                          {"preemptions", sum.preemptions},
                           {"faults", sum.faults},
                           {"violations", std::move(violations)},
                           {"seconds", r.seconds},
                           {"mode", kS2pl ? "s2pl" : "mvcc"},
                           {"histories", r.histories},
                           {"commits", sum.commits},
+                          {"schedules", sum.schedules},
+                          {"switches", sum.switches},
+                          {"complete", sum.complete},
                           {"trace_hash", fmt::format("{:016x}", sum.trace_hash)}}));
   } else {
     using tools::grouped;
@@ -186,6 +191,8 @@ int report(const Arguments& a, const SimResult& r) {
               grouped(sum.outcomes), grouped(sum.distinct), grouped(sum.nested),
               grouped(static_cast<std::uint64_t>(static_cast<double>(sum.distinct + sum.nested) /
                                                  std::max(r.seconds, 0.001))))},
+         {"schedules", fmt::format("{}, {} switches, {} preemptions", grouped(sum.schedules),
+                                   grouped(sum.switches), grouped(sum.preemptions))},
          {"violations", bad ? "1" : "0"}}));
   }
   if (bad) return tools::kExitNo;
@@ -200,6 +207,13 @@ int sim(const Arguments& a) {
   plan.mutant = a.mutant;
   plan.shrink = !a.no_shrink;
   plan.every = a.every;
+  plan.kind = a.kind == "crashes"     ? SimCase::Kind::crashes
+              : a.kind == "schedules" ? SimCase::Kind::schedules
+                                      : SimCase::Kind::mixed;
+  if (a.exhaustive >= 0) {
+    plan.exhaustive = static_cast<unsigned>(a.exhaustive);
+    plan.hang_seconds = a.seconds + 60;
+  }
   plan.most_histories = a.histories;
   plan.jobs =
       a.jobs != 0 ? a.jobs : static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
@@ -403,6 +417,13 @@ int run(int argc, char** argv) {
   run_sim->add_option("--histories", a.histories, "so many, whatever time it takes");
   run_sim->add_option("--every", a.every,
                       "crash at each n-th operation only; drawn when not given");
+  run_sim
+      ->add_option("--kind", a.kind, "crashes of one thread, schedules of several threads, mixed")
+      ->check(CLI::IsMember({"mixed", "crashes", "schedules"}));
+  run_sim
+      ->add_option("--exhaustive", a.exhaustive,
+                   "all schedules with so many preemptions of a short life of the log")
+      ->check(CLI::Range(0, 8));
   run_sim->add_option("--jobs", a.jobs, "histories at a time; one a processor when not given");
   run_sim->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
   run_sim->add_flag("--no-shrink", a.no_shrink, "no search for a smaller history, no replay file");

@@ -51,9 +51,12 @@ int run_mutants(const MutantPlan& plan) {
     int code = 0;
     const std::string out = output_of(
         fmt::format(
-            "{} {} --json --mode {} --seconds {} --seed {} --mutant {} --dir {} {} 2>/dev/null",
+            "{} {} --json --mode {} --seconds {} --seed {} --mutant {} --dir {} {}{} 2>/dev/null",
             quoted(plan.self), m.finder, m.s2pl ? "s2pl" : "mvcc", plan.budget, plan.seed, m.name,
-            quoted(plan.directory), m.finder == "sim" ? "--no-shrink" : ""),
+            quoted(plan.directory), m.finder == "sim" ? "--no-shrink --kind " : "",
+            m.finder != "sim" ? ""
+            : m.schedule      ? "schedules"
+                              : "crashes"),
         code);
     const Json row = Json::parse(out, nullptr, false);
     const bool ran = row.is_object() && row.contains("violations");

@@ -53,6 +53,17 @@ inline constexpr std::array kMutants{
     Mutant{"window_keeps_first", "sim"},
     Mutant{"window_lost", "sim"},
     Mutant{"cut_commit_forgotten", "sim"},
+    Mutant{"lead_not_rechecked", "sim", false, true},
+    Mutant{"unfilled_record_flushed", "sim", false, true},
+    Mutant{"applied_out_of_order", "sim", false, true},
+    Mutant{"wal_reset_race", "sim", false, true},
+    Mutant{"version_not_bumped", "sim", false, true},
+    Mutant{"latch_released_early", "sim", false, true},
+    Mutant{"gate_not_closed", "sim", false, true},
+    Mutant{"load_waiter_not_woken", "sim", false, true},
+    Mutant{"evicted_while_written", "sim", false, true},
+    Mutant{"waiters_forgotten", "sim", false, true},
+    Mutant{"locks_go_before_visible", "sim", false, true},
 };
 
 /// "": none is a planted bug too.
