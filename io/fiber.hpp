@@ -57,7 +57,8 @@ void acquire(bool& held, const Site& at) noexcept;
 [[nodiscard]] bool try_acquire(bool& held, const Site& at) noexcept;
 void release(bool& held) noexcept;
 
-[[nodiscard]] unsigned index() noexcept;   ///< of the running fiber; dense, reused
-[[nodiscard]] unsigned serial() noexcept;  ///< of the running fiber; never reused in the process
+/// Of the running fiber: dense and reused; unique in a run and no thread's.
+[[nodiscard]] unsigned index() noexcept;
+[[nodiscard]] unsigned serial() noexcept;
 
 }  // namespace kessai::io::fiber

@@ -17,17 +17,22 @@
 
 #include "io/check.hpp"
 
+// g++ defines __SANITIZE_*, clang has features.
 #if defined(__SANITIZE_ADDRESS__)
 #define KESSAI_ASAN_FIBERS 1
+#elif defined(__SANITIZE_THREAD__)
+#define KESSAI_TSAN_FIBERS 1
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define KESSAI_ASAN_FIBERS 1
+#elif __has_feature(thread_sanitizer)
+#define KESSAI_TSAN_FIBERS 1
 #endif
 #endif
 #if defined(KESSAI_ASAN_FIBERS)
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -66,7 +71,13 @@ class Stack {
     KESSAI_CHECK(::mprotect(p, 4096, PROT_NONE) == 0);
     memory_ = static_cast<char*>(p);
   }
-  ~Stack() { ::munmap(memory_, kStackBytes); }
+  ~Stack() {
+#if defined(KESSAI_ASAN_FIBERS)
+    // The frames that were dropped are still marked, and what is mapped here next would look bad.
+    __asan_unpoison_memory_region(usable(), bytes());
+#endif
+    ::munmap(memory_, kStackBytes);
+  }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
   [[nodiscard]] char* usable() const { return memory_ + 4096; }
@@ -95,7 +106,7 @@ struct Fiber {
   std::uint64_t priority = 0;
   std::uint64_t slowness = 1;  ///< of the disk, for this one
   Site at;
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
   void* tsan = __tsan_create_fiber(0);
   ~Fiber() { __tsan_destroy_fiber(tsan); }
 #endif
@@ -108,13 +119,15 @@ struct Switch {
   Site at;
 };
 
+/// From the module's folder on, wherever the source is checked out: strategies depend on it.
 std::string place(const Site& at) {
   std::string_view file = at.file_name();
-  for (const std::string_view root : {"/io/", "/wal/", "/btree/", "/mvcc/", "/engine/", "/tests/"})
-    if (const auto i = file.rfind(root); i != std::string_view::npos) {
-      file.remove_prefix(i + 1);
-      break;
-    }
+  std::size_t begin = 0;
+  for (const std::string_view root :
+       {"/io/", "/wal/", "/btree/", "/mvcc/", "/engine/", "/tools/", "/tests/"})
+    if (const auto i = file.rfind(root); i != std::string_view::npos)
+      begin = std::max(begin, i + 1);
+  file.remove_prefix(begin);
   return std::string(file) + ":" + std::to_string(at.line());
 }
 
@@ -205,7 +218,7 @@ class Run {
   unsigned yields_ = 0;  ///< since the last wait
   unsigned suspensions_ = 0;
   unsigned deviations_ = 0;  ///< exhaustive: decisions other than the first option
-  std::uint64_t preemptions_ = 0, switches_ = 0, hash_ = 0xcbf29ce484222325;
+  std::uint64_t preemptions_ = 0, switches_ = 0, turns_ = 0, hash_ = 0xcbf29ce484222325;
   std::map<std::pair<const char*, unsigned>, bool> sites_;  ///< see counts()
   std::deque<Switch> last_;
   std::optional<std::string> violation_;
@@ -213,7 +226,7 @@ class Run {
   const void* host_stack_ = nullptr;
   std::size_t host_bytes_ = 0;
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
   void* host_tsan_ = __tsan_get_current_fiber();
 #endif
 };
@@ -263,6 +276,9 @@ unsigned Run::start(const char* name, std::function<void()> body) {
   const auto address = reinterpret_cast<std::uintptr_t>(fresh);
   ::makecontext(&f->context, reinterpret_cast<void (*)()>(&Run::enter), 2,
                 static_cast<unsigned>(address >> 32), static_cast<unsigned>(address));
+  // Only makecontext needs it. ASan's swapcontext would take the marks off a stack of known size,
+  // all of it at each switch.
+  f->context.uc_stack.ss_size = 0;
   fibers_.push_back(std::move(f));
   return fresh->number;
 }
@@ -278,7 +294,7 @@ Scheduler::Outcome Run::go(const std::function<void()>& body) {
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, running_->stack->usable(), Stack::bytes());
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
   __tsan_switch_to_fiber(running_->tsan, 0);
 #endif
   ::swapcontext(&host_, &running_->context);
@@ -507,6 +523,10 @@ void Run::switch_away(Why why, const Site& at) {
   Fiber& from = *running_;
   from.at = at;
   Fiber* to = violation_ ? nullptr : pick(why);
+  if (to != nullptr && ++turns_ > o_.most_turns) {
+    violate("livelock: more than " + std::to_string(o_.most_turns) + " turns");
+    to = nullptr;
+  }
   if (to == &from) return draw_gap();
   if (to != nullptr) {
     preemptions_ += why == Why::preempted ? 1 : 0;
@@ -515,19 +535,14 @@ void Run::switch_away(Why why, const Site& at) {
     for (const std::uint64_t word :
          {points_, std::uint64_t{from.number} << 32 | to->number, static_cast<std::uint64_t>(why)})
       hash_ = (hash_ ^ word) * 0x100000001b3;
-    if (++switches_ > o_.most_switches) {
-      violate("livelock: more than " + std::to_string(o_.most_switches) + " switches");
-      to = nullptr;
-    }
-  }
-  if (to != nullptr) {
+    ++switches_;
     draw_gap();
     return jump(*to);
   }
 #if defined(KESSAI_ASAN_FIBERS)
   __sanitizer_start_switch_fiber(nullptr, host_stack_, host_bytes_);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
   __tsan_switch_to_fiber(host_tsan_, 0);
 #endif
   ::setcontext(&host_);
@@ -541,7 +556,7 @@ void Run::jump(Fiber& to) {
   __sanitizer_start_switch_fiber(from.state == State::ended ? nullptr : &fake, to.stack->usable(),
                                  Stack::bytes());
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(KESSAI_TSAN_FIBERS)
   __tsan_switch_to_fiber(to.tsan, 0);
 #endif
   ::swapcontext(&from.context, &to.context);

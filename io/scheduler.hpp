@@ -14,10 +14,9 @@
 //                with probability >= 1/(n k^(d-1)) (Burckhardt, Kothari, Musuvathi, Nagarakatte,
 //                "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs",
 //                ASPLOS 2010).
-//   sites        preemptions at a few lines of the source only, drawn by the seed: one in 12 lines
-//   that
-//                have points, there at one pass in `mean_gap`. Reaches the windows of a few
-//                instructions that a walk over all points seldom hits.
+//   sites        preemptions at a few lines of the source only, drawn by the seed: one in 12 of
+//                those that have points, there at one pass in `mean_gap`. Reaches the windows of a
+//                few instructions that a walk over all points seldom hits.
 //   exhaustive   depth-first over all schedules that differ from round robin in at most
 //                `preemptions` places: a preemption, or after a wait another fiber than the next
 //                (preemption bounding: Musuvathi, Qadeer, PLDI 2007; with waits counted, since
@@ -29,13 +28,14 @@
 //   lost wake-up  all fibers wait, nothing is under way on the disk, and the next thing to happen
 //              is a timer, while a watched fiber (Watched) waits for an event: with real threads
 //              it would stand still until a time-out
-//   livelock   more switches than `most_switches`
+//   livelock   somebody's turn was decided more than `most_turns` times
 // Such a run is abandoned: its fibers' stacks are dropped without unwinding. The outcome carries
 // the last switches in words. What the fibers held is lost, so the caller ends the process
 // (kvtorture runs each history in a child), or owns nothing that matters (unit tests).
 //
 // Limits: memory orders. One OS thread runs everything, so the machine looks sequentially
-// consistent; reorderings are the business of ThreadSanitizer and the stress tests.
+// consistent; reorderings are the business of ThreadSanitizer and the stress tests. The C++ runtime
+// keeps the exceptions in flight by OS thread: no point may be passed inside a catch block.
 //
 // Threads: run() may be called on any OS thread, one at a time on each; not nested.
 #pragma once
@@ -89,7 +89,7 @@ class Scheduler {
     bool uneven = false;       ///< some fibers find the disk 4 or 16 times as slow as others
     bool page_points = false;  ///< accesses to page bytes are points
     std::uint64_t most_preemptions = kUnlimited;  ///< none after so many: to make a schedule small
-    std::uint64_t most_switches = 2'000'000;      ///< more are a livelock
+    std::uint64_t most_turns = 2'000'000;         ///< more are a livelock
     std::vector<std::string> only_in;  ///< preempt in files of such a name only; empty: anywhere
     bool armed = true;                 ///< false: no preemptions before arm()
     VirtualClock* clock = nullptr;     ///< moved by the scheduler; required

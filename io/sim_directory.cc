@@ -260,9 +260,9 @@ class SimQueue final : public Queue {
 
   std::size_t reap(std::vector<Completion>& out, unsigned wait_for) override {
     KESSAI_CHECK(wait_for <= in_flight());
+    submit();
     if (wait_for > 0) takes_time();
     const std::lock_guard lock(medium_->mutex);
-    submit();
     std::size_t got = 0;
     while (!submitted_.empty() && (got < wait_for || medium_->rng.below(2) == 0)) {
       const std::size_t i = medium_->rng.below(submitted_.size());

@@ -6,8 +6,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <set>
+#include <vector>
 
 #include "io/memory.hpp"
 #include "io/sim_disk.hpp"
@@ -42,7 +44,7 @@ void racy(Atomic<int>& n) {
 
 TEST(Scheduler, RepeatsASeedAndNotAnother) {
   const std::uint64_t seed = tools::test_seed();
-  for (const Strategy s : {Strategy::random_walk, Strategy::pct}) {
+  for (const Strategy s : {Strategy::random_walk, Strategy::pct, Strategy::sites}) {
     const auto hash = [&](std::uint64_t of) {
       World w(s, of);
       Mutex mutex;
@@ -186,18 +188,21 @@ TEST(Scheduler, AWatchedThreadMayPauseAndWaitForWhoPauses) {
 }
 
 TEST(Scheduler, ALivelockIsFound) {
-  World w;
-  w.options.most_switches = 1000;
-  const auto outcome = w.run([] {
-    Atomic<bool> never{false};
-    const auto spin = [&never] {
-      while (!never.load()) yield_thread();
-    };
-    Thread t("spins", spin);
-    spin();
-  });
-  ASSERT_TRUE(outcome.violation);
-  EXPECT_NE(outcome.violation->find("livelock"), std::string::npos);
+  for (const bool alone : {false, true}) {
+    World w;
+    w.options.most_turns = 1000;
+    const auto outcome = w.run([alone] {
+      Atomic<bool> never{false};
+      const auto spin = [&never] {
+        while (!never.load()) yield_thread();
+      };
+      std::optional<Thread> t;
+      if (!alone) t.emplace("spins", spin);
+      spin();
+    });
+    ASSERT_TRUE(outcome.violation);
+    EXPECT_NE(outcome.violation->find("livelock"), std::string::npos);
+  }
 }
 
 TEST(Scheduler, FutexesWakeTheirWaiters) {
@@ -284,6 +289,236 @@ TEST(Scheduler, AFlushDoesNotCoverWritesThatCompleteMeanwhile) {
   }
   EXPECT_GT(survived, 10);
   EXPECT_GT(lost, 10);
+}
+
+/// Half of what a queue is for: until it is reaped a write is under way, for others to see.
+TEST(Scheduler, AQueuedWriteIsUnderWayWhileItsTimePasses) {
+  int landed = 0;
+  for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+    World w(Strategy::random_walk, seed);
+    SimDisk disk(seed);
+    const auto directory = disk.attach();
+    auto file = directory->open("f", OpenMode::create_new);
+    ASSERT_TRUE(file && (*file)->resize(4096) && (*file)->flush() && directory->flush());
+    bool reaped = false;
+    const auto outcome = w.run([&] {
+      Thread writer("writer", [&] {
+        AlignedBuffer ones(4096);
+        std::memset(ones.data(), 1, 4096);
+        auto queue = directory->make_queue(1);
+        ASSERT_TRUE(queue);
+        (*queue)->write(**file, 0, ones.span(), 7);
+        std::vector<Queue::Completion> done;
+        EXPECT_EQ((*queue)->reap(done, 1), 1u);
+        reaped = true;
+      });
+      pause_for(1'000);
+      const Scheduler::Quiet quiet;
+      const auto bytes = disk.survivor(CrashOutcome::all, 1).file_bytes("f");
+      landed += !reaped && bytes.front() == std::byte{1};
+    });
+    EXPECT_FALSE(outcome.violation);
+  }
+  EXPECT_GT(landed, 10);
+}
+
+TEST(Scheduler, SitesPreemptsAtFewLines) {
+  int runs = 0, lost = 0;
+  for (std::uint64_t seed = 1; seed <= 600; ++seed) {
+    World w(Strategy::sites, seed);
+    w.options.mean_gap = 1;
+    Atomic<int> n{0};
+    runs += w.run([&] { racy(n); }).preemptions > 0;
+    lost += n.load() == 1;
+  }
+  EXPECT_GT(runs, 20) << "one line in twelve has its turn";
+  EXPECT_LT(runs, 100);
+  EXPECT_GT(lost, 5);
+}
+
+TEST(Scheduler, PreemptsInTheNamedFilesOnlyAndNotBeforeItIsArmed) {
+  const auto preemptions = [](const char* only_in) {
+    World w;
+    w.options.mean_gap = 1;
+    w.options.only_in = {only_in};
+    Atomic<int> n{0};
+    return w.run([&] { racy(n); }).preemptions;
+  };
+  EXPECT_EQ(preemptions("io/elsewhere.cc"), 0u);
+  EXPECT_GT(preemptions("io/scheduler_test.cc"), 0u);
+  int lost = 0;
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    World w(Strategy::random_walk, seed);
+    w.options.mean_gap = 1;
+    w.options.armed = false;
+    Atomic<int> before{0}, after{0};
+    (void)w.run([&] {
+      racy(before);
+      Scheduler::arm();
+      racy(after);
+    });
+    EXPECT_EQ(before.load(), 2);
+    lost += after.load() == 1;
+  }
+  EXPECT_GT(lost, 3);
+}
+
+TEST(Scheduler, PageAccessesArePointsWhenAskedFor) {
+  for (const bool points : {false, true}) {
+    int lost = 0;
+    for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+      World w(Strategy::random_walk, seed);
+      w.options.mean_gap = 1;
+      w.options.page_points = points;
+      int n = 0;
+      (void)w.run([&] {
+        const auto add = [&n] {
+          const int seen = n;
+          KESSAI_PAGE_POINT();
+          n = seen + 1;
+        };
+        Thread a("a", add), b("b", add);
+      });
+      lost += n == 1;
+    }
+    EXPECT_EQ(lost > 3, points) << lost;
+  }
+}
+
+TEST(Scheduler, SuspendedThreadsStayAwayForLong) {
+  const auto passed = [](std::uint64_t suspend_odds) {
+    World w;
+    w.options.suspend_odds = suspend_odds;
+    const std::uint64_t before = w.clock.now_ns();
+    Atomic<int> n{0};
+    const auto outcome = w.run([&] {
+      const auto count = [&n] {
+        for (int i = 0; i < 50; ++i) n.fetch_add(1);
+      };
+      Thread a("a", count), b("b", count);
+    });
+    EXPECT_FALSE(outcome.violation);
+    EXPECT_EQ(n.load(), 100);
+    return w.clock.now_ns() - before;
+  };
+  EXPECT_LT(passed(0), 1'000'000u);
+  EXPECT_GT(passed(1), 1'000'000u);
+}
+
+/// With `tick_odds` a time-out comes although others could run, without only when nobody can.
+TEST(Scheduler, TimersRaceWithWork) {
+  const auto timeouts = [](std::uint64_t tick_odds) {
+    int n = 0;
+    for (std::uint64_t seed = 1; seed <= 50; ++seed) {
+      World w(Strategy::random_walk, seed);
+      w.options.tick_odds = tick_odds;
+      const auto outcome = w.run([&] {
+        Mutex mutex;
+        CondVar changed;
+        bool ready = false;
+        Thread waiter("waiter", [&] {
+          const MutexLock lock(mutex);
+          if (!ready && !changed.wait_for(mutex, 10'000'000)) ++n;
+        });
+        for (int i = 0; i < 10; ++i) yield_thread();
+        const MutexLock lock(mutex);
+        ready = true;
+        changed.notify_one();
+      });
+      EXPECT_FALSE(outcome.violation);
+    }
+    return n;
+  };
+  EXPECT_EQ(timeouts(0), 0);
+  EXPECT_GT(timeouts(2), 10);
+}
+
+/// Threads that only spin let time pass by leaps until the one they wait for comes back.
+TEST(Scheduler, SpinningThreadsDoNotHoldTimeUp) {
+  World w;
+  w.options.tick_odds = 0;
+  w.options.most_turns = 1000;  // 50 ms in steps would be 20,000
+  const auto outcome = w.run([] {
+    Atomic<bool> ready{false};
+    const auto spin = [&ready] {
+      while (!ready.load()) yield_thread();
+    };
+    Thread a("a", spin), b("b", spin);
+    pause_for(50'000'000);
+    ready.store(true);
+  });
+  EXPECT_FALSE(outcome.violation) << *outcome.violation;
+}
+
+TEST(Scheduler, LocksExcludeAndNotifyOneWakesOne) {
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    World w(Strategy::random_walk, seed);
+    w.options.mean_gap = 1;
+    const auto outcome = w.run([] {
+      SpinMutex spin;
+      Mutex mutex;
+      CondVar changed;
+      Atomic<int> inside{0};
+      int woken = 0, waiting = 0;
+      const auto work = [&] {
+        for (int i = 0; i < 5; ++i) {
+          const SpinLock lock(spin);
+          EXPECT_EQ(inside.fetch_add(1), 0);
+          EXPECT_EQ(inside.fetch_sub(1), 1);
+        }
+        const MutexLock lock(mutex);
+        ++waiting;
+        woken += changed.wait_for(mutex, 60'000'000'000);
+      };
+      std::vector<Thread> threads;
+      for (int t = 0; t < 3; ++t) threads.emplace_back("t", work);
+      for (bool all = false; !all; yield_thread()) {
+        const MutexLock lock(mutex);
+        EXPECT_TRUE(inside.load() <= 1);
+        all = waiting == 3;
+      }
+      {
+        const MutexLock lock(mutex);
+        Thread other("other", [&] { EXPECT_FALSE(mutex.try_lock()); });
+        other.join();
+        changed.notify_one();
+      }
+      pause_for(1'000'000);
+      if (!mutex.try_lock()) return void(ADD_FAILURE() << "nobody holds it");
+      EXPECT_EQ(woken, 1);
+      changed.notify_all();
+      mutex.unlock();
+      for (Thread& t : threads) t.join();
+      EXPECT_EQ(woken, 3);
+    });
+    EXPECT_FALSE(outcome.violation) << *outcome.violation;
+  }
+}
+
+/// The stacks of an abandoned run are dropped where they stood: what comes next finds them clean.
+TEST(Scheduler, ARunAfterAnAbandonedOneIsLikeAnyOther) {
+  const auto deep = [](auto&& self, int left) -> int {
+    std::array<volatile char, 3000> frame;
+    for (volatile char& c : frame) c = static_cast<char>(left);
+    if (left == 0) {
+      pause_for(1'000);
+      return frame[0];
+    }
+    return self(self, left - 1) + frame[2999];
+  };
+  for (int round = 0; round < 20; ++round) {
+    World stuck;
+    stuck.options.most_turns = 1;
+    const auto outcome = stuck.run([&] {
+      Thread a("a", [&] { (void)deep(deep, 40); });
+      (void)deep(deep, 40);
+    });
+    EXPECT_TRUE(outcome.violation);
+    World next;
+    int sum = 0;
+    EXPECT_FALSE(next.run([&] { sum = deep(deep, 60); }).violation);
+    EXPECT_EQ(sum, 60 * 61 / 2);
+  }
 }
 
 }  // namespace
