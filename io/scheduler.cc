@@ -311,8 +311,7 @@ Scheduler::Outcome Run::go(const std::function<void()>& body) {
           .switches = switches_,
           .preemptions = preemptions_,
           .fibers = static_cast<unsigned>(fibers_.size()),
-          .hash = hash_,
-          .schedule = schedule()};
+          .hash = hash_};
 }
 
 // ---- points -------------------------------------------------------------------------------------

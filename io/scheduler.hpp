@@ -29,7 +29,7 @@
 //              is a timer, while a watched fiber (Watched) waits for an event: with real threads
 //              it would stand still until a time-out
 //   livelock   somebody's turn was decided more than `most_turns` times
-// Such a run is abandoned: its fibers' stacks are dropped without unwinding. The outcome carries
+// Such a run is abandoned: its fibers' stacks are dropped without unwinding. The violation carries
 // the last switches in words. What the fibers held is lost, so the caller ends the process
 // (kvtorture runs each history in a child), or owns nothing that matters (unit tests).
 //
@@ -60,7 +60,6 @@ class Choices {
   /// A number below `options`.
   [[nodiscard]] unsigned choose(unsigned options);
   void rewind() noexcept { at_ = 0; }
-  [[nodiscard]] std::size_t depth() const noexcept { return path_.size(); }
 
  private:
   struct Step {
@@ -101,7 +100,6 @@ class Scheduler {
     std::uint64_t points = 0, switches = 0, preemptions = 0;
     unsigned fibers = 0;
     std::uint64_t hash = 0;  ///< of every switch: who, where, when
-    std::string schedule;    ///< the last switches in words, one a line
   };
 
   /// Runs `body` as the first fiber, and all fibers to their end.
