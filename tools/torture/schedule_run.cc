@@ -313,10 +313,15 @@ class Life {
     if (!txn) return void(gives_up(a, txn.error(), "begin"));
     a.serializable = !kS2pl && o.isolation == Isolation::serializable;
     a.reads_current = kS2pl;
-    if (!kS2pl && o.isolation != Isolation::read_committed) a.snapshot = txn->snapshot();
+    const bool fixed = !kS2pl && o.isolation != Isolation::read_committed;
+    if (fixed) a.snapshot = txn->snapshot();
     const auto steps = 1 + random.below(4);
-    for (std::uint64_t n = 0; n < steps; ++n)
+    for (std::uint64_t n = 0; n < steps; ++n) {
       if (!change(a, *txn, random)) return;
+      // A lock before anything was looked at moves it; from then on it stays.
+      if (fixed && n > 0 && a.snapshot != txn->snapshot()) return violate("a snapshot has moved");
+      if (fixed) a.snapshot = txn->snapshot();
+    }
     if (shape_.big && random.below(2) == 0 && !put_private_rows(a, *txn, c)) return;
     if (!put_marker(a, *txn, c)) return;
     if (random.below(12) == 0) {
