@@ -150,7 +150,7 @@ class Certifier {
                                              Lsn commit) const;
 
   // Null until a place in it is used; freed with the certifier.
-  mutable std::array<std::atomic<Entry*>, kEntries / kChunk> ring_{};
+  mutable std::array<io::Atomic<Entry*>, kEntries / kChunk> ring_{};
   std::unique_ptr<Tally[]> tallies_;
   // Tickets start at kEntries: the first lap finds places that look used and finished.
   alignas(64) io::Atomic<Ticket> next_{kEntries};
