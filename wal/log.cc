@@ -143,7 +143,7 @@ Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attem
   } else if (!env_.background || ++attempts > kRoomAttempts) {
     return fail(Code::lock_timeout, "waited for room in the log buffer (log_ring)");
   }
-  io::futex_wait(room_, KESSAI_MUTANT(room_looked_at_late) ? room_.load() : room, kRoomWaitNs);
+  io::futex_wait(room_, room, kRoomWaitNs);
   return {};
 }
 

@@ -67,15 +67,6 @@ TEST(Schedules, ShowRacesOfTheLogAndOfTheTree) {
   }
 }
 
-/// Symptom: a commit that found the log full slept until a time-out although a checkpoint had made
-/// room. Order: the reserver looks, the checkpoint recycles and notifies, the reserver waits.
-TEST(Schedules, ACommitThatFindsTheLogFullSleepsNoLongerThanTheCheckpoint) {
-  const ScratchFolder scratch;
-  const Ran ran =
-      kvtorture({"sim", "--kind", "schedules", "--histories", "1", "--seed", "902"}, scratch);
-  EXPECT_EQ(ran.code, 0) << ran.err << ran.out;
-}
-
 TEST(Schedules, AllOfOneDeviationHold) {
   const ScratchFolder scratch;
   const Ran ran =

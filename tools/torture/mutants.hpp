@@ -54,7 +54,6 @@ inline constexpr std::array kMutants{
     Mutant{"window_lost", "sim"},
     Mutant{"cut_commit_forgotten", "sim"},
     Mutant{"lead_not_rechecked", "sim", false, true},
-    Mutant{"room_looked_at_late", "sim", false, true},
     Mutant{"unfilled_record_flushed", "sim", false, true},
     Mutant{"applied_out_of_order", "sim", false, true},
     Mutant{"wal_reset_race", "sim", false, true},
