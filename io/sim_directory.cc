@@ -19,14 +19,6 @@ void takes_time(const Site& at = Site::current()) { fiber::device(at); }
 void takes_time() {}
 #endif
 
-Error plain_fault(const Fault& fault, const std::string& path, std::uint64_t offset) {
-  const bool full = fault.what == Fault::What::disk_full;
-  return {full ? Code::disk_full : Code::io_error,
-          ErrorDetail{
-              .what = full ? "simulated ENOSPC" : "simulated EIO", .path = path, .offset = offset},
-          full ? ENOSPC : EIO};
-}
-
 bool fails(const std::optional<Fault>& fault) {
   return fault && (fault->what == Fault::What::io_error || fault->what == Fault::What::disk_full);
 }
@@ -71,7 +63,7 @@ class SimFile final : public File {
 
   Result<void> read_begun(std::uint64_t offset, std::span<std::byte> into,
                           const std::optional<Fault>& fault) {
-    if (fails(fault)) return fail(plain_fault(*fault, path_, offset));
+    if (fails(fault)) return fail(error_of(*fault, path_, offset));
     const SimInode& node = medium_->inode(inode_);
     if (offset + into.size() > node.current_size) {
       return fail(
@@ -81,9 +73,9 @@ class SimFile final : public File {
                       .path = path_,
                       .offset = offset});
     }
-    if (fault && fault->what == Fault::What::misdirected &&
-        offset + fault->distance + into.size() <= node.current_size) {
-      offset += fault->distance;
+    if (fault && fault->what == Fault::What::misdirected) {
+      const std::uint64_t at = offset + static_cast<std::uint64_t>(fault->distance);
+      if (at <= node.current_size && into.size() <= node.current_size - at) offset = at;
     }
     node.current.read(offset, into);
     return {};
@@ -121,7 +113,7 @@ class SimFile final : public File {
     const std::lock_guard lock(medium_->mutex);
     if (!writable_) return fail(not_writable());
     KESSAI_ASSIGN(fault, medium_->begin("resize", name_, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, path_, bytes));
+    if (fails(fault)) return fail(error_of(*fault, path_, bytes));
     SimInode& node = medium_->inode(inode_);
     KESSAI_TRY(medium_->check_space(node, bytes, path_));
     if (bytes == node.current_size) return {};
@@ -133,7 +125,7 @@ class SimFile final : public File {
   Result<void> lock(std::uint64_t timeout_ns) override {
     const std::lock_guard lock(medium_->mutex);
     KESSAI_ASSIGN(fault, medium_->begin("lock", name_, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, path_, 0));
+    if (fails(fault)) return fail(error_of(*fault, path_, 0));
     SimInode& node = medium_->inode(inode_);
     // Waiting is what lets the writes of a killed process land.
     if (node.lock_owner == Medium::kZombieOwner && timeout_ns > 0) medium_->land_zombies();
@@ -352,7 +344,8 @@ class SimDirectory final : public Directory {
     if (!create && !exists) return fail(missing("open", name));
     const SimInodeId id = create ? medium_->next_inode++ : found->second;
     if (create) {
-      medium_->inodes[id];
+      SimInode& made = medium_->inodes[id];
+      if (medium_->keeps_intended) made.intended.emplace();
       medium_->change_entries({{std::string(name), id}});
     }
     return std::make_unique<SimFile>(medium_, id, std::string(name), mode != OpenMode::read_only,
@@ -402,7 +395,7 @@ class SimDirectory final : public Directory {
     KESSAI_ASSIGN(fault, medium_->begin("dir_flush", "", epoch_));
     if (fails(fault)) {
       failed_flush_ = true;
-      return fail(plain_fault(*fault, path_, 0));
+      return fail(error_of(*fault, path_, 0));
     }
     if (fault && fault->what == Fault::What::lost) return {};
     medium_->apply_directory_flush(begun);
@@ -420,7 +413,7 @@ class SimDirectory final : public Directory {
  private:
   Result<void> begin(std::string_view kind, std::string_view name) {
     KESSAI_ASSIGN(fault, medium_->begin(kind, name, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, medium_->path_of(name), 0));
+    if (fails(fault)) return fail(error_of(*fault, medium_->path_of(name), 0));
     return {};
   }
 
