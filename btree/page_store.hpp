@@ -31,6 +31,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <boost/unordered/unordered_flat_map.hpp>
@@ -184,6 +185,8 @@ class PageStore final : private PageSource {
 
   // open.cc
   /// `unreadable`: a bit for each slot that the device could not read.
+  [[nodiscard]] std::pair<Result<void>, Result<Superblock>> read_superblock(
+      unsigned i, io::AlignedBuffer& buffer);
   [[nodiscard]] Result<void> read_superblocks(std::vector<Superblock>& valid, unsigned& unreadable);
   [[nodiscard]] Result<void> load_map(PageMap& map, const Superblock& sb);
   [[nodiscard]] Result<void> adopt_newest();
