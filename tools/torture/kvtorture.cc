@@ -36,9 +36,12 @@ struct Arguments {
   std::string fs = "ext4";
   std::string replay_file;
   bool no_shrink = false;
+  bool both = false;
+  bool markdown = false;
   unsigned jobs = 0;
   std::uint64_t every = 0;
   std::string kind = "mixed";
+  unsigned steps = 3;
   int exhaustive = -1;
   double seconds = 10;
   double budget = 60;
@@ -159,6 +162,12 @@ int report(const Arguments& a, const SimResult& r) {
   const bool bad = sum.violation.has_value();
   if (bad) tools::stderr_sink()("violation: " + *sum.violation + "\n");
   if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
+    Json media = Json::object();
+    for (const auto& [what, n] : sum.media)
+      media[what] = {{"injected", n.injected},
+                     {"detected", n.detected},
+                     {"harmless", n.harmless},
+                     {"unproven", n.unproven}};
     Json violations = Json::array();
     if (bad) violations.push_back({{"kind", "sim"}, {"text", *sum.violation}});
     tools::stdout_sink()(
@@ -169,6 +178,7 @@ int report(const Arguments& a, const SimResult& r) {
                           {"nested", sum.nested},
                           {"preemptions", sum.preemptions},
                           {"faults", sum.faults},
+                          {"media", std::move(media)},
                           {"violations", std::move(violations)},
                           {"seconds", r.seconds},
                           {"mode", kS2pl ? "s2pl" : "mvcc"},
@@ -176,10 +186,18 @@ int report(const Arguments& a, const SimResult& r) {
                           {"commits", sum.commits},
                           {"schedules", sum.schedules},
                           {"switches", sum.switches},
+                          {"small_histories", sum.small_histories},
                           {"complete", sum.complete},
                           {"trace_hash", fmt::format("{:016x}", sum.trace_hash)}}));
   } else {
     using tools::grouped;
+    crash::FaultCount media;
+    for (const auto& [what, n] : sum.media) {
+      media.injected += n.injected;
+      media.detected += n.detected;
+      media.harmless += n.harmless;
+      media.unproven += n.unproven;
+    }
     tools::stdout_sink()(tools::render_fields(
         {{"seed", std::to_string(a.seed)},
          {"histories", fmt::format("{}, {} commits", grouped(r.histories), grouped(sum.commits))},
@@ -193,6 +211,9 @@ int report(const Arguments& a, const SimResult& r) {
                                                  std::max(r.seconds, 0.001))))},
          {"schedules", fmt::format("{}, {} switches, {} preemptions", grouped(sum.schedules),
                                    grouped(sum.switches), grouped(sum.preemptions))},
+         {"faults of media", fmt::format("{}: {} detected, {} harmless, {} cut like a torn tail",
+                                         grouped(media.injected), grouped(media.detected),
+                                         grouped(media.harmless), grouped(media.unproven))},
          {"violations", bad ? "1" : "0"}}));
   }
   if (bad) return tools::kExitNo;
@@ -209,7 +230,11 @@ int sim(const Arguments& a) {
   plan.every = a.every;
   plan.kind = a.kind == "crashes"     ? SimCase::Kind::crashes
               : a.kind == "schedules" ? SimCase::Kind::schedules
+              : a.kind == "media"     ? SimCase::Kind::media
+              : a.kind == "small"     ? SimCase::Kind::small
                                       : SimCase::Kind::mixed;
+  plan.steps = a.steps;
+  if (plan.kind == SimCase::Kind::small) plan.hang_seconds = 3600;
   if (a.exhaustive >= 0) {
     plan.exhaustive = static_cast<unsigned>(a.exhaustive);
     plan.hang_seconds = a.seconds + 60;
@@ -383,6 +408,8 @@ int mutants(const Arguments& a) {
   plan.budget = a.budget;
   plan.seed = a.seed;
   plan.json = a.json || !tools::is_terminal(STDOUT_FILENO);
+  plan.both = a.both;
+  plan.markdown = a.markdown;
   return run_mutants(plan);
 }
 
@@ -418,8 +445,12 @@ int run(int argc, char** argv) {
   run_sim->add_option("--every", a.every,
                       "crash at each n-th operation only; drawn when not given");
   run_sim
-      ->add_option("--kind", a.kind, "crashes of one thread, schedules of several threads, mixed")
-      ->check(CLI::IsMember({"mixed", "crashes", "schedules"}));
+      ->add_option("--kind", a.kind,
+                   "crashes of one thread, schedules of several threads, damaged media, mixed; "
+                   "small: all small histories")
+      ->check(CLI::IsMember({"mixed", "crashes", "schedules", "media", "small"}));
+  run_sim->add_option("--steps", a.steps, "of a small history, at most")
+      ->check(CLI::Range(1U, crash::SmallPlan::kMostSteps));
   run_sim
       ->add_option("--exhaustive", a.exhaustive,
                    "all schedules with so many preemptions of a short life of the log")
@@ -451,6 +482,8 @@ int run(int argc, char** argv) {
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
       ->check(CLI::PositiveNumber);
+  run_mutants_command->add_flag("--both", a.both, "in each mode that has the bug");
+  run_mutants_command->add_flag("--markdown", a.markdown, "as the page docs/torture-mutants.md");
 
   try {
     app.parse(argc, argv);

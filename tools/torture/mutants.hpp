@@ -13,6 +13,7 @@ struct Mutant {
   std::string_view finder;  ///< the subcommand that has to find it
   bool s2pl = false;        ///< lives in the S2PL build only
   bool schedule = false;    ///< only the interleaving of threads shows it
+  bool media = false;       ///< only a device that returns something else shows it
 };
 
 inline constexpr std::array kMutants{
@@ -64,6 +65,16 @@ inline constexpr std::array kMutants{
     Mutant{"evicted_while_written", "sim", false, true},
     Mutant{"waiters_forgotten", "sim", false, true},
     Mutant{"locks_go_before_visible", "sim", false, true},
+    Mutant{"page_hash_ignored", "sim", false, false, true},
+    Mutant{"preload_not_verified", "sim", false, false, true},
+    Mutant{"map_chunk_not_verified", "sim", false, false, true},
+    Mutant{"superblock_hash_ignored", "sim", false, false, true},
+    Mutant{"check_reads_nothing", "sim", false, false, true},
+    Mutant{"scan_ends_at_damage", "sim", false, false, true},
+    Mutant{"frame_hash_ignored", "sim", false, false, true},
+    Mutant{"hint_ignored", "sim", false, false, true},
+    Mutant{"lost_header_accepted", "sim", false, false, true},
+    Mutant{"eio_is_end", "sim", false, false, true},
 };
 
 /// "": none is a planted bug too.
@@ -79,6 +90,8 @@ struct MutantPlan {
   double budget = 60;     ///< seconds for each
   std::uint64_t seed = 1;
   bool json = false;
+  bool both = false;      ///< in each mode that has the bug, not in one
+  bool markdown = false;  ///< the page docs/torture-mutants.md instead of rows
 };
 
 /// Runs `kvtorture FINDER --mutant` for each of them and prints a row each; the exit code.

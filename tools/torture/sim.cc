@@ -25,9 +25,10 @@ using crash::CrashRun;
 using tools::Json;
 
 // Version of what a replay file means: a change of the workload makes old files meaningless.
-constexpr int kReplayVersion = 2;
+constexpr int kReplayVersion = 3;
 constexpr double kShrinkSeconds = 30;
 constexpr std::uint64_t kSchedules = 100;  // of a history
+constexpr std::uint64_t kTrials = 256;     // of a history of damaged media
 constexpr std::string_view kMode = KESSAI_S2PL != 0 ? "s2pl" : "mvcc";
 
 double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; }
@@ -35,9 +36,13 @@ double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; 
 // ---- a child ------------------------------------------------------------------------------------
 
 Json to_json(const CrashRun& r) {
+  Json media = Json::object();
+  for (const auto& [what, n] : r.media)
+    media[what] = {n.injected, n.detected, n.harmless, n.unproven};
   return {{"points", r.points},           {"outcomes", r.outcomes},
           {"distinct", r.distinct},       {"nested", r.nested},
           {"commits", r.commits},         {"faults", r.faults},
+          {"media", std::move(media)},    {"small_histories", r.small_histories},
           {"schedules", r.schedules},     {"switches", r.switches},
           {"preemptions", r.preemptions}, {"complete", r.complete},
           {"trace_hash", r.trace_hash},   {"violation", r.violation.value_or("")},
@@ -53,9 +58,17 @@ void add(CrashRun& sum, const Json& r) {
   sum.schedules += r.at("schedules").get<std::uint64_t>();
   sum.switches += r.at("switches").get<std::uint64_t>();
   sum.preemptions += r.at("preemptions").get<std::uint64_t>();
+  sum.small_histories += r.at("small_histories").get<std::uint64_t>();
   sum.complete = sum.complete || r.at("complete").get<bool>();
   sum.trace_hash ^= r.at("trace_hash").get<std::uint64_t>();
   for (const auto& [what, n] : r.at("faults").items()) sum.faults[what] += n.get<std::uint64_t>();
+  for (const auto& [what, n] : r.at("media").items()) {
+    crash::FaultCount& c = sum.media[what];
+    c.injected += n.at(0).get<std::uint64_t>();
+    c.detected += n.at(1).get<std::uint64_t>();
+    c.harmless += n.at(2).get<std::uint64_t>();
+    c.unproven += n.at(3).get<std::uint64_t>();
+  }
   if (const std::string v = r.at("violation"); !v.empty() && !sum.violation) {
     sum.violation = v;
     sum.violated_at = r.at("violated_at").get<std::uint64_t>();
@@ -71,6 +84,16 @@ CrashRun run_here(const SimCase& c, const std::function<bool()>& go_on) {
     crash::SchedulePlan plan = c.schedule;
     plan.go_on = go_on;
     return crash::schedule_run(plan);
+  }
+  if (c.small.steps != 0) {
+    crash::SmallPlan plan = c.small;
+    plan.go_on = go_on;
+    return crash::small_run(plan);
+  }
+  if (c.media.trials != 0) {
+    crash::MediaPlan plan = c.media;
+    plan.go_on = go_on;
+    return crash::media_run(plan);
   }
   CrashPlan plan = c.plan;
   plan.go_on = go_on;
@@ -205,6 +228,17 @@ SimCase shrunk(SimCase bad, double hang_seconds) {
            run_case(c, std::min(hang_seconds, until - now_s())).sum.violation.has_value();
   };
   if (bad.exhaustive) return bad;  // the shortest there is
+  if (bad.small.steps != 0) {      // so is the first of these
+    SimCase alone = bad;
+    alone.small.from = run_case(bad, hang_seconds).sum.violated_at;
+    alone.small.count = 1;
+    return still(alone) ? alone : bad;
+  }
+  if (bad.media.trials != 0) {
+    SimCase alone = bad;
+    alone.media.only = run_case(bad, hang_seconds).sum.violated_at;
+    return still(alone) ? alone : bad;
+  }
   if (bad.schedule.schedules != 0) return shrunk_schedule(std::move(bad), still);
   for (int n = bad.plan.transactions / 2; n >= 3; n /= 2) {
     SimCase smaller = bad;
@@ -246,6 +280,9 @@ SimCase SimCase::drawn(std::uint64_t seed, Kind kind) {
   static constexpr std::array<std::uint64_t, 4> kEvery{1, 4, 16, 64};
   c.plan.every = kEvery[random.below(c.plan.every_nested ? 2 : 4) + (c.plan.every_nested ? 2 : 0)];
   c.plan.interrupt_odds = random.below(2) == 0 ? 0 : 4 + random.below(20);
+  c.media.seed = seed;
+  if (kind == Kind::media || (kind == Kind::mixed && !threads && random.below(2) == 0))
+    c.media.trials = kTrials;
   return c;
 }
 
@@ -271,6 +308,11 @@ Json SimCase::to_json() const {
           {"crashes", schedule.crashes},
           {"page_points", schedule.page_points},
           {"most_preemptions", schedule.most_preemptions},
+          {"trials", media.trials},
+          {"only_trial", media.only},
+          {"steps", small.steps},
+          {"from_small", small.from},
+          {"count_small", small.count},
           {"exhaustive", exhaustive ? Json(*exhaustive) : Json()},
           {"mutant", mutant}};
 }
@@ -311,6 +353,12 @@ Result<SimCase> SimCase::from_file(const std::string& path) {
     j.at("crashes").get_to(c.schedule.crashes);
     j.at("page_points").get_to(c.schedule.page_points);
     j.at("most_preemptions").get_to(c.schedule.most_preemptions);
+    c.media.seed = c.plan.seed;
+    j.at("trials").get_to(c.media.trials);
+    j.at("only_trial").get_to(c.media.only);
+    j.at("steps").get_to(c.small.steps);
+    j.at("from_small").get_to(c.small.from);
+    j.at("count_small").get_to(c.small.count);
     if (const Json& e = j.at("exhaustive"); !e.is_null()) c.exhaustive = e.get<unsigned>();
     j.at("mutant").get_to(c.mutant);
     if (!is_mutant_of("sim", c.mutant))
@@ -345,13 +393,22 @@ SimResult run_sim(const SimPlan& plan) {
   const double begin = now_s(), deadline = timed ? begin + plan.seconds : 0;
   std::list<Child> children;
   std::uint64_t next = plan.seed;
+  const bool small = plan.kind == SimCase::Kind::small;
+  const std::uint64_t all_small = small ? crash::small_histories(plan.steps) : 0;
+  const std::uint64_t some_small = std::max<std::uint64_t>(16, all_small / 100);
   while (!result.sum.violation && !tools::interrupted()) {
     const auto more = [&] {
       if (plan.exhaustive && next != plan.seed) return false;  // one search
+      if (small && (next - plan.seed) * some_small >= all_small) return false;
       return timed ? now_s() < deadline : next - plan.seed < plan.most_histories;
     };
     while (children.size() < plan.jobs && more()) {
       SimCase c = SimCase::drawn(next++, plan.kind);
+      if (small) {
+        c.small.steps = plan.steps;
+        c.small.from = (next - 1 - plan.seed) * some_small;
+        c.small.count = some_small;
+      }
       c.exhaustive = plan.exhaustive;
       c.mutant = plan.mutant;
       if (plan.every != 0) c.plan.every = plan.every;
@@ -374,6 +431,7 @@ SimResult run_sim(const SimPlan& plan) {
     if (plan.show) plan.show(result);
   }
   children.clear();
+  if (small) result.sum.complete = result.sum.small_histories == all_small;
   if (result.bad && plan.shrink) result.bad = shrunk(*result.bad, plan.hang_seconds);
   return result;
 }

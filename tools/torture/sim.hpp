@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// `kvtorture sim`: crash histories of one thread (crash_run.hpp) and of several under a
-// deterministic scheduler (schedule_run.hpp), with drawn shapes, each in a process of its own.
+// `kvtorture sim`: crash histories of one thread (crash_run.hpp), of several under a deterministic
+// scheduler (schedule_run.hpp), and of damaged media (media_run.hpp), with drawn shapes, each in a
+// process of its own. Or all small histories (small_run.hpp), some of them in each process.
 //
 // The parent starts as many children as it may, one history each, and adds up what they report over
 // a pipe. A child that dies by a signal or takes too long is a violation like any other.
@@ -15,16 +16,20 @@
 
 #include "tools/output.hpp"
 #include "tools/torture/crash_run.hpp"
+#include "tools/torture/media_run.hpp"
 #include "tools/torture/schedule_run.hpp"
+#include "tools/torture/small_run.hpp"
 
 namespace kessai::torture {
 
 /// One history: what the crash harness is to do, with which planted bug.
 struct SimCase {
-  enum class Kind : std::uint8_t { mixed, crashes, schedules };
+  enum class Kind : std::uint8_t { mixed, crashes, schedules, media, small };
 
   crash::CrashPlan plan;                    ///< of one thread
   crash::SchedulePlan schedule;             ///< of several, when it has schedules
+  crash::MediaPlan media;                   ///< of damaged media, when it has trials
+  crash::SmallPlan small;                   ///< of small histories, when it has steps
   std::optional<unsigned> exhaustive = {};  ///< all schedules with so many preemptions instead
   std::string mutant;                       ///< planted bug
 
@@ -43,6 +48,7 @@ struct SimPlan {
   unsigned jobs = 1;        ///< children at a time
   std::uint64_t every = 0;  ///< crash at every n-th operation; 0: drawn
   SimCase::Kind kind = SimCase::Kind::mixed;
+  unsigned steps = 3;  ///< of small histories
   std::optional<unsigned> exhaustive = {};
   std::string mutant;
   bool shrink = true;                                      ///< make what was found small
