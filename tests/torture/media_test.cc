@@ -20,7 +20,7 @@ TEST(Media, EveryFaultIsNoticedOrHarmlessAndTheRunRepeats) {
   for (auto& row : rows) {
     const ScratchFolder scratch;
     const Ran ran =
-        kvtorture({"sim", "--kind", "media", "--histories", "12", "--seed", fresh}, scratch);
+        kvtorture({"sim", "--kind", "media", "--histories", "4", "--seed", fresh}, scratch);
     ASSERT_EQ(ran.code, 0) << ran.err << ran.out;
     row = ran.row();
   }
@@ -33,8 +33,8 @@ TEST(Media, EveryFaultIsNoticedOrHarmlessAndTheRunRepeats) {
     injected += of("injected");
     detected += of("detected");
   }
-  EXPECT_GT(injected, 500u);
-  EXPECT_GT(detected, 50u);
+  EXPECT_GT(injected, 200u);
+  EXPECT_GT(detected, 20u);
 }
 
 TEST(Media, FindsAReaderThatBelievesMakesItSmallAndReplaysIt) {
