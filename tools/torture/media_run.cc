@@ -463,11 +463,13 @@ class MediaHarness {
   void must_name_damage(Database& db, const io::SimDisk& disk, const CheckReport& report) {
     for (const Damage& d : report.damage)
       if (d.file.empty() || d.what.empty()) return violate("check() names no place: " + d.what);
+    const auto before = disk.wrong_blocks(btree::kDataFile);
+    if (before.empty()) return;
     // Asked again: the look at a page may evict another one, into a slot that was wrong.
     const auto wrong = [&](std::uint64_t at) {
-      return std::ranges::binary_search(disk.wrong_blocks(btree::kDataFile), at);
+      return std::ranges::binary_search(before, at) &&
+             std::ranges::binary_search(disk.wrong_blocks(btree::kDataFile), at);
     };
-    if (disk.wrong_blocks(btree::kDataFile).empty()) return;
     const auto named = offsets_of(report);
     for (std::uint64_t id = 1;; ++id) {
       const auto page = db.page(id);

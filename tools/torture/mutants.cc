@@ -69,7 +69,7 @@ Found look_for(const MutantPlan& plan, const Mutant& m, std::string_view mode) {
 /// The bugs of the lock table are s2pl's, those of reads and of validation mvcc's; what sim finds
 /// is in what both share.
 std::vector<std::string> modes_of(const MutantPlan& plan, const Mutant& m) {
-  if (plan.both && m.finder == "sim" && !m.s2pl) return {"mvcc", "s2pl"};
+  if (plan.both && m.finder == "sim" && !m.s2pl && !m.mvcc) return {"mvcc", "s2pl"};
   return {m.s2pl ? "s2pl" : "mvcc"};
 }
 
@@ -78,13 +78,13 @@ class Page {
  public:
   void add(const Mutant& m, const std::string& mode, const Found& f) {
     if (rows_.empty() || rows_.back().name != m.name) {
-      rows_.push_back({std::string(m.name), std::string(m.schedule          ? "schedules"
-                                                        : m.media           ? "media"
-                                                        : m.finder == "sim" ? "crashes"
-                                                                            : m.finder)});
+      const std::string_view by = m.finder != "sim" ? m.finder
+                                  : m.schedule      ? "schedules"
+                                  : m.media         ? "media"
+                                                    : "crashes";
+      rows_.push_back({std::string(m.name), std::string(by)});
     }
-    rows_.back().cells[mode == "s2pl"] =
-        f.found ? fmt::format("{:.1f} s", f.seconds) : "**not found**";
+    rows_.back().cells[mode == "s2pl"] = f.found ? fmt::format("{:.1f} s", f.seconds) : "not found";
     if (f.found) seconds_.push_back(f.seconds);
     ++tried_;
   }

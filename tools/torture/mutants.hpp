@@ -14,6 +14,7 @@ struct Mutant {
   bool s2pl = false;        ///< lives in the S2PL build only
   bool schedule = false;    ///< only the interleaving of threads shows it
   bool media = false;       ///< only a device that returns something else shows it
+  bool mvcc = false;        ///< does harm to snapshots only, which S2PL has not
 };
 
 inline constexpr std::array kMutants{
@@ -64,7 +65,7 @@ inline constexpr std::array kMutants{
     Mutant{"load_waiter_not_woken", "sim", false, true},
     Mutant{"evicted_while_written", "sim", false, true},
     Mutant{"waiters_forgotten", "sim", false, true},
-    Mutant{"locks_go_before_visible", "sim", false, true},
+    Mutant{"locks_go_before_visible", "sim", false, true, false, true},
     Mutant{"page_hash_ignored", "sim", false, false, true},
     Mutant{"preload_not_verified", "sim", false, false, true},
     Mutant{"map_chunk_not_verified", "sim", false, false, true},
