@@ -25,7 +25,7 @@ void PageStore::begin_checkpoint(bool clean) {
   // (a) low before (b) the cut: whatever is not fully applied now is replayed.
   building_sb_.low = log_ != nullptr ? log_->low() : newest_.low;
   building_sb_.generation = log_ != nullptr ? log_->generation() : newest_.generation;
-  gate_.close();
+  if (!KESSAI_MUTANT(gate_not_closed)) gate_.close();
   {
     io::MutexLock lock(map_mutex_);
     const std::uint64_t cut = epoch_.load(std::memory_order_relaxed);

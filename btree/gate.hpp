@@ -64,9 +64,9 @@ class Gate {
   }
 
   const io::Env* env_;
-  std::atomic<std::uint32_t> inside_{0};
-  std::atomic<std::uint64_t> entered_{0};
-  std::atomic<bool> closed_{false};
+  io::Atomic<std::uint32_t> inside_{0};
+  io::Atomic<std::uint64_t> entered_{0};
+  io::Atomic<bool> closed_{false};
 };
 
 }  // namespace kessai::btree

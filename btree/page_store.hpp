@@ -31,6 +31,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <boost/unordered/unordered_flat_map.hpp>
@@ -125,6 +126,12 @@ class PageStore final : private PageSource {
   [[nodiscard]] Result<void> checkpoint(bool clean = false);  ///< begin + steps to the end
   void begin_checkpoint(bool clean);
   [[nodiscard]] bool checkpoint_running() const noexcept { return phase_ != Phase::idle; }
+#if defined(KESSAI_TORTURE)
+  /// For the planted bug `wal_reset_race`.
+  void recycle_to_building() {
+    if (building_.load() != 0) log_->recycle_below(building_sb_.low);
+  }
+#endif
   /// One unit of work. An error poisons the store. REQUIRES checkpoint_running().
   [[nodiscard]] Result<void> checkpoint_step();
 
@@ -178,6 +185,8 @@ class PageStore final : private PageSource {
 
   // open.cc
   /// `unreadable`: a bit for each slot that the device could not read.
+  [[nodiscard]] std::pair<Result<void>, Result<Superblock>> read_superblock(
+      unsigned i, io::AlignedBuffer& buffer);
   [[nodiscard]] Result<void> read_superblocks(std::vector<Superblock>& valid, unsigned& unreadable);
   [[nodiscard]] Result<void> load_map(PageMap& map, const Superblock& sb);
   [[nodiscard]] Result<void> adopt_newest();
@@ -217,11 +226,11 @@ class PageStore final : private PageSource {
   Gate gate_;
 
   // own synchronisation. building_ is stored before epoch_ moves on; touch() loads epoch_ first.
-  std::atomic<std::uint64_t> epoch_{1};
-  std::atomic<std::uint64_t> building_{0};  ///< cut epoch of the checkpoint being built, 0 = none
-  std::atomic<std::uint64_t> owed_{
+  io::Atomic<std::uint64_t> epoch_{1};
+  io::Atomic<std::uint64_t> building_{0};  ///< cut epoch of the checkpoint being built, 0 = none
+  io::Atomic<std::uint64_t> owed_{
       0};  ///< images that will need a slot: dirty pages, copies without one
-  std::atomic<bool> poisoned_{false};
+  io::Atomic<bool> poisoned_{false};
   std::atomic<std::uint64_t> images_written_{0}, checkpoint_pages_{0};
 
   mutable io::Mutex map_mutex_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 
 namespace kessai::btree {
 namespace {
@@ -54,7 +55,8 @@ void Pool::Exclusive::release() noexcept {
   pool_ = nullptr;
   // Only the holder writes a latched word. Release pairs with the readers' acquire loads.
   const std::uint64_t w = word_->load(std::memory_order_relaxed);
-  word_->store(released(w, frame_bits(w)), std::memory_order_release);
+  word_->store(KESSAI_MUTANT(version_not_bumped) ? w & ~kLatchMask : released(w, frame_bits(w)),
+               std::memory_order_release);
 }
 
 Pool::Pin& Pool::Pin::operator=(Pin&& o) noexcept {
@@ -86,7 +88,7 @@ Result<std::unique_ptr<Pool>> Pool::create(std::uint64_t bytes, PageSource& sour
   KESSAI_ASSIGN(directory, io::Region::map(kDirectorySize * sizeof(std::atomic<Word*>), false));
   p->directory_memory_ = std::move(directory);
   p->directory_ = reinterpret_cast<std::atomic<Word*>*>(p->directory_memory_.data());
-  p->load_events_ = std::make_unique<std::atomic<std::uint32_t>[]>(kLoadEvents);
+  p->load_events_ = std::make_unique<io::Atomic<std::uint32_t>[]>(kLoadEvents);
   io::SpinLock lock(p->free_mutex_);
   p->free_.reserve(p->frame_count_);
   for (std::uint32_t f = p->frame_count_; f > 0; --f) p->free_.push_back(f - 1);
@@ -176,7 +178,8 @@ void Pool::finish_load(PageId page, FrameId f, bool ok) noexcept {
   // The event first, then the look for waiters; they announce themselves, then look at the event
   // (both sequentially consistent).
   event.fetch_add(1, std::memory_order_seq_cst);
-  if (load_waiters_.load(std::memory_order_seq_cst) != 0) io::futex_wake(event, 1 << 30);
+  if (load_waiters_.load(std::memory_order_seq_cst) != 0 && !KESSAI_MUTANT(load_waiter_not_woken))
+    io::futex_wake(event, 1 << 30);
   if (!ok) return_frame(f);
 }
 
@@ -422,7 +425,7 @@ bool Pool::try_evict(FrameId f) noexcept {
   Frame& fr = frames_[f];
   // seq_cst: see pin().
   if (fr.pins.load(std::memory_order_seq_cst) != 0 ||
-      fr.writing.load(std::memory_order_acquire) != 0 ||
+      (fr.writing.load(std::memory_order_acquire) != 0 && !KESSAI_MUTANT(evicted_while_written)) ||
       fr.dirty_epoch.load(std::memory_order_relaxed) != 0) {
     return false;
   }
@@ -445,7 +448,8 @@ std::uint32_t Pool::sweep(std::vector<FrameId>& dirty, bool& busy) {
     Frame& fr = frames_[f];
     if (fr.pins.load(std::memory_order_relaxed) != 0) continue;
     if (fr.page.load(std::memory_order_relaxed) == 0 ||
-        fr.writing.load(std::memory_order_relaxed) != 0) {
+        (fr.writing.load(std::memory_order_relaxed) != 0 &&
+         !KESSAI_MUTANT(evicted_while_written))) {
       busy = true;
       continue;
     }
@@ -488,8 +492,7 @@ Result<void> Pool::evict_batch(bool patient) {
     if (round < kPinnedRounds) {
       io::yield_thread();
     } else {
-      static const std::atomic<std::uint32_t> kNever{0};
-      io::futex_wait(kNever, 0, kBusyPauseNs);
+      io::pause_for(kBusyPauseNs);
     }
     io::SpinLock free_lock(free_mutex_);
     if (!free_.empty()) return {};

@@ -79,10 +79,10 @@ class PageSource {
 class Pool {
  public:
   struct Frame {
-    std::atomic<std::uint64_t> page{0};         ///< 0: free. Written under the page's latch.
-    std::atomic<std::uint64_t> dirty_epoch{0};  ///< 0: clean; else epoch of the last change. Same.
-    std::atomic<std::uint32_t> pins{0};
-    std::atomic<std::uint32_t> writing{0};  ///< image of it queued or under way
+    io::Atomic<std::uint64_t> page{0};         ///< 0: free. Written under the page's latch.
+    io::Atomic<std::uint64_t> dirty_epoch{0};  ///< 0: clean; else epoch of the last change. Same.
+    io::Atomic<std::uint32_t> pins{0};
+    io::Atomic<std::uint32_t> writing{0};  ///< image of it queued or under way
     std::atomic<std::uint8_t> ref{0};
   };
 
@@ -98,7 +98,7 @@ class Pool {
 
    private:
     friend class Pool;
-    const std::atomic<std::uint64_t>* word_ = nullptr;
+    const io::Atomic<std::uint64_t>* word_ = nullptr;
     std::uint64_t seen_ = 0;
     std::byte* data_ = nullptr;
     PageId page_{};
@@ -120,7 +120,7 @@ class Pool {
    private:
     friend class Pool;
     Pool* pool_ = nullptr;
-    std::atomic<std::uint64_t>* word_ = nullptr;
+    io::Atomic<std::uint64_t>* word_ = nullptr;
     std::byte* data_ = nullptr;
     Frame* frame_ = nullptr;
     FrameId frame_id_ = kNoFrame;
@@ -194,7 +194,7 @@ class Pool {
   [[nodiscard]] std::uint32_t frames_used() const noexcept;
 
  private:
-  using Word = std::atomic<std::uint64_t>;
+  using Word = io::Atomic<std::uint64_t>;
   class Arriving;
   Pool() = default;
   [[nodiscard]] Word* word(PageId page) noexcept;
@@ -223,8 +223,8 @@ class Pool {
 
   // own synchronisation
   std::atomic<bool> pressure_{false};  ///< the pool has been full: keep reference bits
-  std::unique_ptr<std::atomic<std::uint32_t>[]> load_events_;  ///< futex words by page id
-  std::atomic<std::uint32_t> load_waiters_{0};
+  std::unique_ptr<io::Atomic<std::uint32_t>[]> load_events_;  ///< futex words by page id
+  io::Atomic<std::uint32_t> load_waiters_{0};
   Counters counters_;
 
   io::Mutex cover_mutex_;

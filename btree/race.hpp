@@ -24,6 +24,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "io/atomic.hpp"
+
 namespace kessai::race {
 
 static_assert(std::endian::native == std::endian::little, "page layout is little-endian");
@@ -47,6 +49,7 @@ concept Word = std::unsigned_integral<T> &&
 /// Acquire load of an aligned integer; pairs with `store` of the latch holder.
 template <Word T>
 [[nodiscard]] inline T load(const void* p) noexcept {
+  KESSAI_PAGE_POINT();
   if constexpr (sizeof(T) == 1)
     return __atomic_load_n(static_cast<const detail::U8*>(p), __ATOMIC_ACQUIRE);
   if constexpr (sizeof(T) == 2)
@@ -60,6 +63,7 @@ template <Word T>
 /// Release store of an aligned integer; pairs with `load` of optimistic readers.
 template <Word T>
 inline void store(void* p, T v) noexcept {
+  KESSAI_PAGE_POINT();
   if constexpr (sizeof(T) == 1) __atomic_store_n(static_cast<detail::U8*>(p), v, __ATOMIC_RELEASE);
   if constexpr (sizeof(T) == 2) __atomic_store_n(static_cast<detail::U16*>(p), v, __ATOMIC_RELEASE);
   if constexpr (sizeof(T) == 4) __atomic_store_n(static_cast<detail::U32*>(p), v, __ATOMIC_RELEASE);

@@ -5,6 +5,7 @@
 
 #include "btree/race.hpp"
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 
 namespace kessai::btree {
 namespace {
@@ -401,6 +402,7 @@ Result<void> Tree::apply(const Change& c, LeafHint hint, Shadows& shadows, Befor
         continue;
       }
     }
+    if (KESSAI_MUTANT(latch_released_early) && !gated) x.release();
     KESSAI_ASSIGN(done, change_leaf(c, x, shadows, undo, gated));
     if (done) return {};
     x.release();

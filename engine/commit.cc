@@ -139,7 +139,7 @@ Result<Lsn> Store::commit(WriteSet& writes, mvcc::LockSet& locks, const Validate
   KESSAI_TRY(holds.take(sorted));
   KESSAI_ASSIGN(share, take_pin_share(sorted));
   struct PinShare {  // given back after the pins, which are declared later
-    std::atomic<std::uint32_t>& pinned;
+    io::Atomic<std::uint32_t>& pinned;
     std::uint32_t share;
     ~PinShare() { pinned.fetch_sub(share, std::memory_order_acq_rel); }
   } const pin_share{pinned_, share};
@@ -267,7 +267,9 @@ Result<Lsn> Store::append_and_apply(WriteSet& writes, btree::Shadows& shadows,
   // Visible before answered, before the certifier forgets, and before any lock goes: who takes the
   // lock next begins a snapshot that must see what it protected. Earlier commits may still be
   // applying.
-  while (log_->applied_lsn() < at.lsn && !log_->poisoned()) io::yield_thread();
+  while (log_->applied_lsn() < at.lsn && !log_->poisoned() &&
+         !KESSAI_MUTANT(locks_go_before_visible))
+    io::yield_thread();
   return at.lsn;
 }
 

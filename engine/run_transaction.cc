@@ -83,8 +83,7 @@ void Store::pause_below(std::uint64_t ns) {
   x ^= x >> 31;
   if (ns > 0) ns = x % ns;
   if (!env_->background || ns == 0) return io::yield_thread();
-  const std::atomic<std::uint32_t> nobody{0};
-  io::futex_wait(nobody, 0, ns);
+  io::pause_for(ns);
 }
 
 // ---- Joined ------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "io/mutant.hpp"
+
 namespace kessai::engine {
 
 CursorState::CursorState(std::shared_ptr<Store> store, std::shared_ptr<TreeState> tree,
@@ -36,6 +38,7 @@ bool CursorState::next() {
   for (;;) {
     if (!stored_valid_ && !stored_done_) {
       stored_valid_ = rows_->next(status_);
+      if (!status_ && KESSAI_MUTANT(scan_ends_at_damage)) status_ = {};
       if (!status_) return false;
       stored_done_ = !stored_valid_;
     }

@@ -63,9 +63,9 @@ struct TreeState {
   std::string name;
   const bool insert_only;  ///< TreeOptions::insert_only
   btree::Tree tree;
-  std::atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
-  std::atomic<bool> dropping{false};      ///< no new commits
-  std::atomic<Lsn> dropped_at{0};  ///< commit LSN of the drop; snapshots at or past it see nothing
+  io::Atomic<std::uint32_t> writers{0};  ///< commits that are changing the tree now
+  io::Atomic<bool> dropping{false};      ///< no new commits
+  io::Atomic<Lsn> dropped_at{0};  ///< commit LSN of the drop; snapshots at or past it see nothing
   /// Set before the first page is freed; whoever met a freed page synchronised with that.
   [[nodiscard]] bool gone_at(Lsn w) const noexcept {
     const Lsn at = dropped_at.load(std::memory_order_acquire);
@@ -102,7 +102,7 @@ class Store final : public std::enable_shared_from_this<Store> {
     [[nodiscard]] explicit operator bool() const noexcept { return slot_ != nullptr; }
 
    private:
-    std::atomic<std::uint32_t>* slot_;  ///< null: refused
+    io::Atomic<std::uint32_t>* slot_;  ///< null: refused
   };
 
   // --- catalog (catalog.cc) ------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Store final : public std::enable_shared_from_this<Store> {
   void hook_thread();
   void checkpoint_thread();
   std::size_t step_versions();  ///< how many before-images went
-  static void raise(std::atomic<Lsn>& horizon, Lsn to) noexcept;
+  static void raise(io::Atomic<Lsn>& horizon, Lsn to) noexcept;
   void step_purge(std::size_t most);
   void step_reclaim(std::size_t most);
   void step_checkpoint(bool due);
@@ -321,20 +321,19 @@ class Store final : public std::enable_shared_from_this<Store> {
   mvcc::Certifier certifier_;
   Registry registry_;
   std::atomic<std::uint64_t> coarse_now_{0};  ///< 0: nobody ticks it
-  std::atomic<Lsn> horizon_{0};
-  std::atomic<Lsn> gc_horizon_{
-      0};  ///< what ended at or below it may be gone; raised before it goes
+  io::Atomic<Lsn> horizon_{0};
+  io::Atomic<Lsn> gc_horizon_{0};  ///< what ended at or below it may be gone; raised before it goes
   std::atomic<std::uint64_t> next_owner_{1};
   std::atomic<std::uint64_t> pauses_{0};
   /// Frames that commits under way may pin, all together: at most half the pool (I4).
-  std::atomic<std::uint32_t> pinned_{0};
-  std::atomic<bool> closed_{false};
+  io::Atomic<std::uint32_t> pinned_{0};
+  io::Atomic<bool> closed_{false};
   std::atomic<unsigned> closer_{0};  ///< 1 + thread_index() of the thread in close()
-  std::atomic<bool> close_ended_{false};
-  std::atomic<Lsn> durable_at_close_{0};
+  io::Atomic<bool> close_ended_{false};
+  io::Atomic<Lsn> durable_at_close_{0};
   static constexpr std::size_t kUseSlots = 64;
   struct alignas(64) UseSlot {
-    std::atomic<std::uint32_t> count{0};
+    io::Atomic<std::uint32_t> count{0};
   };
   std::unique_ptr<UseSlot[]> uses_ = std::make_unique<UseSlot[]>(kUseSlots);
 

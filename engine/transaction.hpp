@@ -208,7 +208,7 @@ class TransactionState {
   // read by other threads
   RegistryLink link_;
   std::uint64_t begun_ns_ = 0;
-  std::atomic<std::uint32_t> phase_{kIdle};
+  io::Atomic<std::uint32_t> phase_{kIdle};
   std::atomic<std::uint64_t> last_ns_{0};
   std::atomic<const char*> last_call_{"begin"};
   std::atomic<unsigned> thread_{0};

@@ -5,6 +5,7 @@
 
 #include "engine/store.hpp"
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 
 namespace kessai::engine {
 namespace {
@@ -26,7 +27,7 @@ constexpr std::uint64_t kSweepBytes = std::uint64_t{512} << 10;
 }  // namespace
 
 /// Several threads may step the versions at once; the horizons never go back.
-void Store::raise(std::atomic<Lsn>& horizon, Lsn to) noexcept {
+void Store::raise(io::Atomic<Lsn>& horizon, Lsn to) noexcept {
   Lsn now = horizon.load(std::memory_order_relaxed);
   while (now < to && !horizon.compare_exchange_weak(now, to, std::memory_order_seq_cst,
                                                     std::memory_order_relaxed)) {
@@ -150,8 +151,7 @@ void Store::throttle() {
   for (std::uint64_t waited = 0, slice = kThrottleSliceNs;
        waited < most && env_->clock->now_ns() < until && !closed_.load(std::memory_order_relaxed);
        waited += slice, slice = std::min(2 * slice, kThrottleNs)) {
-    static const std::atomic<std::uint32_t> kNever{0};
-    io::futex_wait(kNever, 0, slice);
+    io::pause_for(slice);
     if (relief_mutex_.try_lock()) {
       relieve_undo_now();
       relief_mutex_.unlock();
@@ -259,6 +259,10 @@ void Store::log_thread() {
     coarse_now_.store(env_->clock->now_ns(), std::memory_order_relaxed);
     expire_transactions();
     log_->tick();
+#if defined(KESSAI_TORTURE)
+    // the log is reset by what a checkpoint says that is only beginning elsewhere.
+    if (KESSAI_MUTANT(wal_reset_race)) pages_->recycle_to_building();
+#endif
   }
 }
 

@@ -16,3 +16,5 @@
 #define KESSAI_RELEASE(...) KESSAI_TSA(release_capability(__VA_ARGS__))
 #define KESSAI_REQUIRES(...) KESSAI_TSA(requires_capability(__VA_ARGS__))
 #define KESSAI_EXCLUDES(...) KESSAI_TSA(locks_excluded(__VA_ARGS__))
+/// The body is not analysed: it holds either of two locks.
+#define KESSAI_NOT_ANALYSED KESSAI_TSA(no_thread_safety_analysis)

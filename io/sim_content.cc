@@ -67,6 +67,17 @@ void SimContent::truncate(std::uint64_t size) {
   if (const std::uint64_t end = chunks_.size() * kChunkBytes; end > size) zero(size, end - size);
 }
 
+std::vector<std::uint64_t> SimContent::differing(const SimContent& o, std::uint64_t size) const {
+  static constexpr std::array<std::byte, kPage> kZero{};
+  std::vector<std::uint64_t> out;
+  for (std::uint64_t page = 0; page * kPage < size; ++page) {
+    const Page *a = find(page), *b = o.find(page);
+    if (a != b && (a != nullptr ? a->bytes : kZero) != (b != nullptr ? b->bytes : kZero))
+      out.push_back(page * kPage);
+  }
+  return out;
+}
+
 void SimContent::mix_hash(std::uint64_t& hash) const {
   static const std::uint64_t kZeroHash = [] {
     const std::array<std::byte, kPage> zero{};

@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "io/sim_private.hpp"
+#include "io/sync.hpp"
 
 namespace kessai::io {
 namespace {
@@ -10,13 +11,13 @@ namespace {
 using Medium = SimDisk::Medium;
 using MediumPtr = std::shared_ptr<Medium>;
 
-Error plain_fault(const Fault& fault, const std::string& path, std::uint64_t offset) {
-  const bool full = fault.what == Fault::What::disk_full;
-  return {full ? Code::disk_full : Code::io_error,
-          ErrorDetail{
-              .what = full ? "simulated ENOSPC" : "simulated EIO", .path = path, .offset = offset},
-          full ? ENOSPC : EIO};
-}
+// Under a Scheduler an operation takes virtual time before it takes effect. No fiber may lose the
+// processor while it holds the medium's mutex, so this comes first.
+#if defined(KESSAI_TORTURE)
+void takes_time(const Site& at = Site::current()) { fiber::device(at); }
+#else
+void takes_time() {}
+#endif
 
 bool fails(const std::optional<Fault>& fault) {
   return fault && (fault->what == Fault::What::io_error || fault->what == Fault::What::disk_full);
@@ -53,6 +54,7 @@ class SimFile final : public File {
   }
 
   Result<void> read(std::uint64_t offset, std::span<std::byte> into) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_aligned(offset, into.data(), into.size()));
     KESSAI_ASSIGN(fault, medium_->begin("read", name_, epoch_));
@@ -61,7 +63,7 @@ class SimFile final : public File {
 
   Result<void> read_begun(std::uint64_t offset, std::span<std::byte> into,
                           const std::optional<Fault>& fault) {
-    if (fails(fault)) return fail(plain_fault(*fault, path_, offset));
+    if (fails(fault)) return fail(error_of(*fault, path_, offset));
     const SimInode& node = medium_->inode(inode_);
     if (offset + into.size() > node.current_size) {
       return fail(
@@ -71,15 +73,16 @@ class SimFile final : public File {
                       .path = path_,
                       .offset = offset});
     }
-    if (fault && fault->what == Fault::What::misdirected &&
-        offset + fault->distance + into.size() <= node.current_size) {
-      offset += fault->distance;
+    if (fault && fault->what == Fault::What::misdirected) {
+      const std::uint64_t at = offset + static_cast<std::uint64_t>(fault->distance);
+      if (at <= node.current_size && into.size() <= node.current_size - at) offset = at;
     }
     node.current.read(offset, into);
     return {};
   }
 
   Result<void> write(std::uint64_t offset, std::span<const std::byte> from) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_write(offset, from, false));
     KESSAI_ASSIGN(fault, medium_->begin("write", name_, epoch_));
@@ -87,10 +90,12 @@ class SimFile final : public File {
   }
 
   Result<void> flush() override {
+    const std::uint64_t begun = medium_->now();
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     KESSAI_TRY(check_sticky());
     KESSAI_ASSIGN(fault, medium_->begin("flush", name_, epoch_));
-    return remember(medium_->apply_flush(inode_, name_, fault));
+    return remember(medium_->apply_flush(inode_, name_, fault, begun));
   }
 
   Result<void> flush_and_drop_cache() override {
@@ -104,10 +109,11 @@ class SimFile final : public File {
   }
 
   Result<void> resize(std::uint64_t bytes) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     if (!writable_) return fail(not_writable());
     KESSAI_ASSIGN(fault, medium_->begin("resize", name_, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, path_, bytes));
+    if (fails(fault)) return fail(error_of(*fault, path_, bytes));
     SimInode& node = medium_->inode(inode_);
     KESSAI_TRY(medium_->check_space(node, bytes, path_));
     if (bytes == node.current_size) return {};
@@ -119,7 +125,7 @@ class SimFile final : public File {
   Result<void> lock(std::uint64_t timeout_ns) override {
     const std::lock_guard lock(medium_->mutex);
     KESSAI_ASSIGN(fault, medium_->begin("lock", name_, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, path_, 0));
+    if (fails(fault)) return fail(error_of(*fault, path_, 0));
     SimInode& node = medium_->inode(inode_);
     // Waiting is what lets the writes of a killed process land.
     if (node.lock_owner == Medium::kZombieOwner && timeout_ns > 0) medium_->land_zombies();
@@ -246,8 +252,9 @@ class SimQueue final : public Queue {
 
   std::size_t reap(std::vector<Completion>& out, unsigned wait_for) override {
     KESSAI_CHECK(wait_for <= in_flight());
-    const std::lock_guard lock(medium_->mutex);
     submit();
+    if (wait_for > 0) takes_time();
+    const std::lock_guard lock(medium_->mutex);
     std::size_t got = 0;
     while (!submitted_.empty() && (got < wait_for || medium_->rng.below(2) == 0)) {
       const std::size_t i = medium_->rng.below(submitted_.size());
@@ -322,6 +329,7 @@ class SimDirectory final : public Directory {
   std::uint32_t block_size() const noexcept override { return block_size_; }
 
   Result<std::unique_ptr<File>> open(std::string_view name, OpenMode mode) override {
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     const bool create = mode == OpenMode::create_new;
     KESSAI_TRY(check_name(name));
@@ -336,7 +344,8 @@ class SimDirectory final : public Directory {
     if (!create && !exists) return fail(missing("open", name));
     const SimInodeId id = create ? medium_->next_inode++ : found->second;
     if (create) {
-      medium_->inodes[id];
+      SimInode& made = medium_->inodes[id];
+      if (medium_->keeps_intended) made.intended.emplace();
       medium_->change_entries({{std::string(name), id}});
     }
     return std::make_unique<SimFile>(medium_, id, std::string(name), mode != OpenMode::read_only,
@@ -374,6 +383,8 @@ class SimDirectory final : public Directory {
   }
 
   Result<void> flush() override {
+    const std::uint64_t begun = medium_->now();
+    takes_time();
     const std::lock_guard lock(medium_->mutex);
     if (failed_flush_) {
       return fail(Code::io_error,
@@ -384,12 +395,10 @@ class SimDirectory final : public Directory {
     KESSAI_ASSIGN(fault, medium_->begin("dir_flush", "", epoch_));
     if (fails(fault)) {
       failed_flush_ = true;
-      return fail(plain_fault(*fault, path_, 0));
+      return fail(error_of(*fault, path_, 0));
     }
     if (fault && fault->what == Fault::What::lost) return {};
-    medium_->durable_names = medium_->names;
-    medium_->entries.clear();
-    medium_->collect_garbage();
+    medium_->apply_directory_flush(begun);
     return {};
   }
 
@@ -404,7 +413,7 @@ class SimDirectory final : public Directory {
  private:
   Result<void> begin(std::string_view kind, std::string_view name) {
     KESSAI_ASSIGN(fault, medium_->begin(kind, name, epoch_));
-    if (fails(fault)) return fail(plain_fault(*fault, medium_->path_of(name), 0));
+    if (fails(fault)) return fail(error_of(*fault, medium_->path_of(name), 0));
     return {};
   }
 

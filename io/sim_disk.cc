@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <set>
 
+#include "io/os_private.hpp"
 #include "io/sim_private.hpp"
 
 namespace kessai::io {
@@ -48,6 +49,7 @@ void SimInode::write_current(std::uint64_t offset, std::span<const std::byte> fr
 
 void SimInode::resize_current(std::uint64_t bytes) {
   if (bytes < current_size) current.truncate(bytes);
+  if (bytes < current_size && intended) intended->truncate(bytes);
   current_size = bytes;
 }
 
@@ -65,9 +67,10 @@ void SimInode::harden(const SimItem& item) {
                 bytes.first(std::min<std::uint64_t>(bytes.size(), durable_size - item.offset)));
 }
 
-void SimInode::harden_all() {
-  for (const SimItem& item : items) harden(item);
-  items.clear();
+void SimInode::harden_until(std::uint64_t seq) {
+  const auto later = std::ranges::find_if(items, [&](const SimItem& i) { return i.seq > seq; });
+  std::for_each(items.begin(), later, [&](const SimItem& item) { harden(item); });
+  items.erase(items.begin(), later);
 }
 
 void SimInode::write_durable(std::uint64_t offset, std::span<const std::byte> from) {
@@ -111,10 +114,16 @@ SimDisk::Medium::Medium(const Medium& o) : rng(0), block_size(0) {
   names = o.names;
   durable_names = o.durable_names;
   entries = o.entries;
+  keeps_intended = o.keeps_intended;
   for (auto& [id, node] : inodes) {
     node.lock_owner = 0;
     node.handles = 0;
   }
+}
+
+Error error_of(const Fault& fault, const std::string& path, std::uint64_t offset) {
+  const int usual = fault.what == Fault::What::disk_full ? ENOSPC : EIO;
+  return os_error(fault.os_error != 0 ? fault.os_error : usual, "simulated", path, offset);
 }
 
 Result<void> SimDisk::Medium::alive(std::uint64_t epoch_of_caller) const {
@@ -179,16 +188,13 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file,
   if (fault) {
     switch (fault->what) {
       case Fault::What::io_error:
-        result = fail(Code::io_error,
-                      ErrorDetail{.what = "simulated EIO", .path = path, .offset = offset}, EIO);
+        result = fail(error_of(*fault, path, offset));
         if (!durable || fault->after_flush == Fault::AfterFlush::reverted) return result;
         volatile_only = fault->after_flush == Fault::AfterFlush::kept;
         durable = false;
         break;
       case Fault::What::disk_full:
-        return fail(Code::disk_full,
-                    ErrorDetail{.what = "simulated ENOSPC", .path = path, .offset = offset},
-                    ENOSPC);
+        return fail(error_of(*fault, path, offset));
       case Fault::What::short_transfer: {
         const std::size_t half = from.size() / 1024 * 512;
         if (half == 0) break;
@@ -199,18 +205,39 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file,
                            epoch_of_caller);
       }
       case Fault::What::lost:
+        node.intend(offset, from);
         return {};
-      case Fault::What::misdirected:
-        offset += fault->distance;
-        break;
+      case Fault::What::misdirected: {
+        node.intend(offset, from);
+        const SimInodeId other = fault->target.empty() ? id : look_up(fault->target);
+        if (other == 0) return {};
+        SimInode& victim = inode(other);
+        const std::uint64_t blocks = victim.current_size / block_size;
+        std::uint64_t at = offset + static_cast<std::uint64_t>(fault->distance);
+        if (!fault->target.empty() && blocks > 0) at = at / block_size % blocks * block_size;
+        if (at <= victim.current_size && from.size() <= victim.current_size - at)
+          store(victim, at, from, durable);
+        return {};
+      }
     }
   }
   KESSAI_TRY(check_space(node, offset + from.size(), path));
+  node.intend(offset, from);
+  if (volatile_only) {
+    node.write_current(offset, from);
+  } else {
+    store(node, offset, from, durable);
+  }
+  return result;
+}
+
+void SimDisk::Medium::store(SimInode& node, std::uint64_t offset, std::span<const std::byte> from,
+                            bool durable) {
   const bool extends = offset + from.size() > node.current_size;
   node.write_current(offset, from);
   if (durable) {
     node.write_durable(offset, from);
-  } else if (!volatile_only) {
+  } else {
     node.items.push_back(
         {.seq = ++seq,
          .extends = extends,
@@ -218,15 +245,14 @@ Result<void> SimDisk::Medium::apply_write(SimInodeId id, std::string_view file,
          .data = std::make_shared<const std::vector<std::byte>>(from.begin(), from.end()),
          .size = from.size()});
   }
-  return result;
 }
 
 Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file,
-                                          const std::optional<Fault>& fault) {
+                                          const std::optional<Fault>& fault, std::uint64_t begun) {
   SimInode& node = inode(id);
   if (!fault || (fault->what != Fault::What::io_error && fault->what != Fault::What::disk_full &&
                  fault->what != Fault::What::lost)) {
-    node.harden_all();
+    node.harden_until(begun);
     return {};
   }
   if (fault->what == Fault::What::lost) return {};  // a device that lies
@@ -235,10 +261,23 @@ Result<void> SimDisk::Medium::apply_flush(SimInodeId id, std::string_view file,
     node.current = node.durable;
     node.current_size = node.durable_size;
   }
-  const bool full = fault->what == Fault::What::disk_full;
-  return fail(full ? Code::disk_full : Code::io_error,
-              ErrorDetail{.what = "simulated failure of a flush", .path = path_of(file)},
-              full ? ENOSPC : EIO);
+  return fail(error_of(*fault, path_of(file), 0));
+}
+
+void SimDisk::Medium::apply_directory_flush(std::uint64_t begun) {
+  const auto later =
+      std::ranges::find_if(entries, [&](const SimEntry& e) { return e.seq > begun; });
+  for (auto entry = entries.begin(); entry != later; ++entry) {
+    for (const auto& [name, id] : entry->changes) {
+      if (id == 0) {
+        durable_names.erase(name);
+      } else {
+        durable_names[name] = id;
+      }
+    }
+  }
+  entries.erase(entries.begin(), later);
+  collect_garbage();
 }
 
 void SimDisk::Medium::change_entries(std::vector<std::pair<std::string, SimInodeId>> changes) {
@@ -465,6 +504,55 @@ void SimDisk::flip(std::string_view file, std::uint64_t bit) {
     copy[item.begin + (at - item.offset)] ^= mask;
     item.data = std::make_shared<const std::vector<std::byte>>(std::move(copy));
   }
+}
+
+void SimDisk::overwrite(std::string_view file, std::uint64_t offset,
+                        std::span<const std::byte> bytes) {
+  const std::lock_guard lock(medium_->mutex);
+  const SimInodeId id = medium_->look_up(file);
+  KESSAI_CHECK(id != 0);
+  SimInode& node = medium_->inode(id);
+  KESSAI_CHECK(offset + bytes.size() <= node.current_size);
+  node.current.write(offset, bytes);
+  if (offset < node.durable_size)
+    node.durable.write(
+        offset, bytes.first(std::min<std::uint64_t>(bytes.size(), node.durable_size - offset)));
+  const std::uint64_t end = offset + bytes.size();
+  for (SimItem& item : node.items) {
+    const std::uint64_t from = std::max(item.offset, offset);
+    const std::uint64_t to = std::min<std::uint64_t>(item.offset + item.size, end);
+    if (item.resize || from >= to) continue;
+    auto copy = std::vector<std::byte>(*item.data);
+    std::memcpy(copy.data() + item.begin + (from - item.offset), bytes.data() + (from - offset),
+                to - from);
+    item.data = std::make_shared<const std::vector<std::byte>>(std::move(copy));
+  }
+}
+
+void SimDisk::keep_intended() {
+  const std::lock_guard lock(medium_->mutex);
+  medium_->keeps_intended = true;
+  for (auto& [id, node] : medium_->inodes) node.intended = node.current;
+}
+
+std::vector<std::byte> SimDisk::intended_bytes(std::string_view name) const {
+  const std::lock_guard lock(medium_->mutex);
+  const SimInodeId id = medium_->look_up(name);
+  if (id == 0) return {};
+  const SimInode& node = medium_->inode(id);
+  KESSAI_CHECK(node.intended.has_value());
+  std::vector<std::byte> out(node.current_size);
+  node.intended->read(0, out);
+  return out;
+}
+
+std::vector<std::uint64_t> SimDisk::wrong_blocks(std::string_view file) const {
+  const std::lock_guard lock(medium_->mutex);
+  const SimInodeId id = medium_->look_up(file);
+  if (id == 0) return {};
+  const SimInode& node = medium_->inode(id);
+  KESSAI_CHECK(node.intended.has_value());
+  return node.current.differing(*node.intended, node.current_size);
 }
 
 std::uint64_t SimDisk::image_hash() const {

@@ -65,7 +65,7 @@ struct Fault {
     disk_full,       ///< ENOSPC, nothing written
     short_transfer,  ///< a write is done in two operations, invisible to the caller
     lost,            ///< a write is answered and never stored
-    misdirected,     ///< a write is answered and stored `distance` bytes further on
+    misdirected,     ///< what is written or read lies `distance` bytes further on, or in `target`
   };
   /// What a failed flush leaves of the unflushed writes.
   enum class AfterFlush : std::uint8_t {
@@ -82,7 +82,10 @@ struct Fault {
   std::uint64_t skip = 0;
   std::uint64_t count = 1;
   AfterFlush after_flush = AfterFlush::kept;
-  std::uint64_t distance = 4096;
+  std::int64_t distance = 4096;  ///< outside the file: a write is lost, a read is right
+  std::string target{};  ///< the file that a misdirected write hits, wrapped to its size; "" = its
+                         ///< own
+  int os_error = 0;      ///< of io_error and disk_full, as the kernel numbers them; 0: EIO, ENOSPC
 };
 
 class SimDisk {
@@ -138,6 +141,15 @@ class SimDisk {
                       std::span<const std::byte> bytes);  ///< durable; creates
   void remove_file(std::string_view name);                ///< durable
   void flip(std::string_view file, std::uint64_t bit);    ///< in every copy of that byte
+  /// Other bytes, in every copy of them. REQUIRES that the file is that long.
+  void overwrite(std::string_view file, std::uint64_t offset, std::span<const std::byte> bytes);
+  /// From now on the disk keeps beside each file what it would hold if no write had been lost or
+  /// misdirected. Copies go on with it.
+  void keep_intended();
+  /// That content. REQUIRES keep_intended().
+  [[nodiscard]] std::vector<std::byte> intended_bytes(std::string_view name) const;
+  /// The blocks of 4096 bytes in which `file` differs from it: their offsets, ascending.
+  [[nodiscard]] std::vector<std::uint64_t> wrong_blocks(std::string_view file) const;
   /// Of the durable names, sizes and bytes. Equal images have equal hashes.
   [[nodiscard]] std::uint64_t image_hash() const;
 

@@ -24,6 +24,8 @@ class SimContent {
   void write(std::uint64_t offset, std::span<const std::byte> from);
   void zero(std::uint64_t offset, std::uint64_t bytes);
   void truncate(std::uint64_t size);  ///< zero from here on
+  /// Offsets of the pages below `size` that differ from the other's.
+  [[nodiscard]] std::vector<std::uint64_t> differing(const SimContent& o, std::uint64_t size) const;
   void mix_hash(std::uint64_t& hash) const;
 
  private:
@@ -63,16 +65,20 @@ struct SimInode {
   std::uint64_t durable_size = 0;
   SimContent current;
   std::uint64_t current_size = 0;
+  std::optional<SimContent> intended;  ///< see SimDisk::keep_intended
   std::vector<SimItem> items;
   std::uint64_t lock_owner = 0;
   unsigned handles = 0;
 
   void write_current(std::uint64_t offset, std::span<const std::byte> from);
   void resize_current(std::uint64_t bytes);
+  void intend(std::uint64_t offset, std::span<const std::byte> from) {
+    if (intended) intended->write(offset, from);
+  }
   /// To the durable side. A write that did not extend the file itself is cut at the size.
   void harden(const SimItem& item);
   void harden_size(std::uint64_t bytes);
-  void harden_all();
+  void harden_until(std::uint64_t seq);
   /// A durable write: sizes first, then the bytes; older volatile bytes below it can't come back.
   void write_durable(std::uint64_t offset, std::span<const std::byte> from);
 };
@@ -108,13 +114,22 @@ class SimDisk::Medium {
                                      std::uint64_t epoch_of_caller);
   [[nodiscard]] Result<void> alive(std::uint64_t epoch_of_caller) const;
   SimInode& inode(SimInodeId id) { return inodes.at(id); }
+  [[nodiscard]] std::uint64_t now() const {
+    const std::lock_guard lock(mutex);
+    return seq;
+  }
   [[nodiscard]] Result<void> check_space(const SimInode& of, std::uint64_t new_size,
                                          const std::string& path) const;
   /// A completed write or durable write takes effect, as `fault` has it.
   Result<void> apply_write(SimInodeId id, std::string_view file, std::uint64_t offset,
                            std::span<const std::byte> from, bool durable,
                            const std::optional<Fault>& fault, std::uint64_t epoch_of_caller);
-  Result<void> apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault);
+  /// What apply_write does when the device does what it is told.
+  void store(SimInode& node, std::uint64_t offset, std::span<const std::byte> from, bool durable);
+  /// `begun`: `seq` when the flush began; what came later it need not cover.
+  Result<void> apply_flush(SimInodeId id, std::string_view file, const std::optional<Fault>& fault,
+                           std::uint64_t begun);
+  void apply_directory_flush(std::uint64_t begun);
   void change_entries(std::vector<std::pair<std::string, SimInodeId>> changes);
   void collect_garbage();
   void land(std::size_t index);  ///< of under_way
@@ -136,6 +151,7 @@ class SimDisk::Medium {
   std::map<std::string, SimInodeId, std::less<>> names;
   std::map<std::string, SimInodeId, std::less<>> durable_names;
   std::vector<SimEntry> entries;
+  bool keeps_intended = false;
 
   // Not copied with the medium.
   std::vector<SimUnderWay> under_way;
@@ -152,6 +168,9 @@ class SimDisk::Medium {
  private:
   std::optional<Fault> match_fault(std::uint64_t op, std::string_view kind, std::string_view file);
 };
+
+/// What the caller is told of an io_error or disk_full, as the real back ends would.
+[[nodiscard]] Error error_of(const Fault& fault, const std::string& path, std::uint64_t offset);
 
 [[nodiscard]] std::unique_ptr<Directory> make_sim_directory(
     std::shared_ptr<SimDisk::Medium> medium);

@@ -21,6 +21,7 @@
 #include "io/check.hpp"
 
 namespace kessai::io {
+namespace real {
 namespace {
 
 /// Hands out the smallest free number. Never destroyed: threads may outlive static destruction.
@@ -124,7 +125,7 @@ void Thread::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+void futex_wait(const Atomic<std::uint32_t>& word, std::uint32_t expected,
                 std::uint64_t timeout_ns) {
   static_assert(sizeof(word) == sizeof(std::uint32_t));
   const timespec timeout{.tv_sec = static_cast<time_t>(timeout_ns / 1'000'000'000),
@@ -132,8 +133,13 @@ void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
   ::syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, expected, &timeout, nullptr, 0);
 }
 
-void futex_wake(const std::atomic<std::uint32_t>& word, int count) {
+void futex_wake(const Atomic<std::uint32_t>& word, int count) {
   ::syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
+}
+
+void pause_for(std::uint64_t ns) {
+  static const Atomic<std::uint32_t> kNobodyWakes{0};
+  real::futex_wait(kNobodyWakes, 0, ns);  // not by argument-dependent lookup the fibers'
 }
 
 void yield_thread() noexcept { ::sched_yield(); }
@@ -152,6 +158,8 @@ unsigned thread_index() noexcept {
   }
   return t_index;
 }
+
+}  // namespace real
 
 int process_id() noexcept {
   // getpid is a system call, and every operation asks. The kernel empties this page in a child.

@@ -151,13 +151,13 @@ class Certifier {
                                              Lsn commit) const;
 
   // Null until a place in it is used; freed with the certifier.
-  mutable std::array<std::atomic<Entry*>, kEntries / kChunk> ring_{};
+  mutable std::array<io::Atomic<Entry*>, kEntries / kChunk> ring_{};
   std::unique_ptr<Tally[]> tallies_;
   // Tickets start at kEntries: the first lap finds places that look used and finished.
-  alignas(64) std::atomic<Ticket> next_{kEntries};
-  alignas(64) std::atomic<Ticket> oldest_unfinished_{kEntries};
+  alignas(64) io::Atomic<Ticket> next_{kEntries};
+  alignas(64) io::Atomic<Ticket> oldest_unfinished_{kEntries};
   alignas(64) std::atomic<std::uint64_t> large_bytes_{0};
-  std::atomic<Ticket> shrunk_to_{kEntries};  // large sets before this one are gone
+  io::Atomic<Ticket> shrunk_to_{kEntries};  // large sets before this one are gone
 };
 
 }  // namespace kessai::mvcc

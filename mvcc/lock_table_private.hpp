@@ -83,7 +83,7 @@ struct LockTable::Waiter {
   std::uint64_t search = 0;
   // The thread may return when it sees a grant, so the wake-up that follows can name a word whose
   // stack frame is gone: harmless, a futex wake uses the address only.
-  std::atomic<std::uint32_t> state{kWaiting};
+  io::Atomic<std::uint32_t> state{kWaiting};
 
   [[nodiscard]] Waiting line(std::uint64_t now) const;
   [[nodiscard]] bool waiting() const noexcept {
@@ -162,7 +162,7 @@ struct LockTable::Wakes {
     count = 0;
   }
   std::size_t count = 0;
-  std::array<const std::atomic<std::uint32_t>*, 16> words;
+  std::array<const io::Atomic<std::uint32_t>*, 16> words;
 };
 
 /// Somebody in the way of a waiter.

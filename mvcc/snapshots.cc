@@ -48,7 +48,7 @@ void Snapshots::for_each(Fn&& fn) const {
 }
 
 namespace {
-Lsn raise(std::atomic<Lsn>& word, Lsn to) noexcept {
+Lsn raise(io::Atomic<Lsn>& word, Lsn to) noexcept {
   Lsn now = word.load();
   while (now < to && !word.compare_exchange_weak(now, to)) {
   }

@@ -136,13 +136,13 @@ class Snapshots {
   static constexpr Lsn lsn_of(std::uint64_t word) noexcept { return word >> 2; }
 
   struct alignas(64) Slot {
-    std::atomic<std::uint64_t> word{kFree};
+    io::Atomic<std::uint64_t> word{kFree};
   };
   struct Block {
     static constexpr unsigned kSlots = 1024;
     Slot slots[kSlots];
-    std::atomic<unsigned> used{0};  // slots at or above were never claimed; only grows
-    std::atomic<Block*> next{nullptr};
+    io::Atomic<unsigned> used{0};  // slots at or above were never claimed; only grows
+    io::Atomic<Block*> next{nullptr};
   };
 
   Slot* claim(std::uint64_t word);
@@ -151,8 +151,8 @@ class Snapshots {
   void for_each(Fn&& fn) const;
 
   Block first_;
-  std::atomic<Lsn> last_horizon_{0};  // only grows; <= every live and future snapshot
-  std::atomic<Lsn> last_bound_{0};    // only grows; <= every future snapshot
+  io::Atomic<Lsn> last_horizon_{0};  // only grows; <= every live and future snapshot
+  io::Atomic<Lsn> last_bound_{0};    // only grows; <= every future snapshot
   io::Mutex grow_mutex_;
 };
 

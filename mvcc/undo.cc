@@ -75,7 +75,7 @@ struct Undo::Block {
 
 struct alignas(64) Undo::Shard {
   // Stored under the mutex; find's acquire load pairs with the release stores of push and gc.
-  std::atomic<std::uint32_t> count{0};
+  io::Atomic<std::uint32_t> count{0};
   io::Mutex mutex;
   std::uint32_t bucket_mask KESSAI_GUARDED_BY(mutex) = 0;
   std::unique_ptr<Entry*[]> buckets KESSAI_GUARDED_BY(mutex);

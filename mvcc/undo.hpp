@@ -181,7 +181,7 @@ class Undo {
   const std::unique_ptr<Shard[]> shards_;
   std::atomic<std::int64_t> bytes_{0};  // sum of what the shards reported
   std::atomic<Lsn> old_below_{0};
-  std::atomic<Lsn> horizon_{0};               // largest given to gc; used by push
+  io::Atomic<Lsn> horizon_{0};                // largest given to gc; used by push
   std::atomic<std::size_t> gc_cursor_{0};     // shard where the next gc starts
   std::atomic<std::size_t> sweep_cursor_{0};  // the same for gc_intervals
 };

@@ -104,7 +104,7 @@ Result<void> LogImpl::await_durable(Lsn lsn) {
     }
     g.waiters.fetch_add(1, std::memory_order_seq_cst);
     // Registered, then looked: either the leader sees us when it leaves, or we see that it left.
-    if (leading_.load(std::memory_order_seq_cst)) {
+    if (leading_.load(std::memory_order_seq_cst) || KESSAI_MUTANT(lead_not_rechecked)) {
       io::futex_wait(g.word, word, kWaitNs);
       if (g.word.load(std::memory_order_seq_cst) == word)
         stalls_.fetch_add(1, std::memory_order_relaxed);
@@ -182,7 +182,9 @@ bool LogImpl::start_flight_led(bool hint) {
   std::uint32_t records = 0;
   for (; n < head; ++n) {
     const Entry& e = entry(n);
-    if ((e.state.load(std::memory_order_acquire) & kFilled) == 0) break;
+    if ((e.state.load(std::memory_order_acquire) & kFilled) == 0 &&
+        !KESSAI_MUTANT(unfilled_record_flushed))
+      break;
     const std::uint64_t bytes = e.lsn - e.start;
     if (kFrameHeader + payload + bytes > limit) {
       if (records == 0) return start_header_led();

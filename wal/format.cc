@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 
 namespace kessai::wal {
 namespace {
@@ -206,7 +207,7 @@ std::optional<FrameHeader> peek_frame(std::span<const std::byte> bytes) {
 
 bool frame_verifies(const FrameHeader& h, const Salt& salt, std::span<std::byte> frame) {
   std::memset(frame.data() + kFrameCheck, 0, sizeof h.checksum);
-  const bool ok = salt.hash(frame) == h.checksum;
+  const bool ok = KESSAI_MUTANT(frame_hash_ignored) || salt.hash(frame) == h.checksum;
   std::memcpy(frame.data() + kFrameCheck, &h.checksum, sizeof h.checksum);
   return ok;
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "io/check.hpp"
+#include "io/mutant.hpp"
 #include "wal/log_private.hpp"
 
 namespace kessai::wal {
@@ -72,6 +73,8 @@ Result<Log::Reservation> LogImpl::reserve(std::size_t bytes) {
   const std::uint64_t charge = blocks(frame_bytes(bytes, block_));
   io::Waits::LateTimer wait(&env_);
   for (unsigned attempts = 0;;) {
+    // Before anything is looked at: room made from here on ends the wait for it.
+    const std::uint32_t room = room_.load(std::memory_order_seq_cst);
     if (poisoned()) return std::unexpected(poison_error(Code::poisoned));
     Lack lack;
     {
@@ -92,7 +95,7 @@ Result<Log::Reservation> LogImpl::reserve(std::size_t bytes) {
       }
     }
     wait.start(io::Wait::wal_space);
-    KESSAI_TRY(make_room(lack, charge, attempts));
+    KESSAI_TRY(make_room(lack, charge, attempts, room));
   }
 }
 
@@ -110,7 +113,8 @@ Lsn LogImpl::flushable_end() const {
 
 /// Returns when trying again is worth it. First what is filled is flushed: that frees ring and
 /// entries, and turns the worst-case charges of records into the blocks they really took.
-Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attempts) {
+Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attempts,
+                                std::uint32_t room) {
   bool pending;
   {
     const io::SpinLock lock(mutex_);
@@ -139,9 +143,13 @@ Result<void> LogImpl::make_room(Lack lack, std::uint64_t charge, unsigned& attem
   } else if (!env_.background || ++attempts > kRoomAttempts) {
     return fail(Code::lock_timeout, "waited for room in the log buffer (log_ring)");
   }
-  const io::MutexLock lock(room_mutex_);
-  (void)room_.wait_for(room_mutex_, kRoomWaitNs);
+  io::futex_wait(room_, room, kRoomWaitNs);
   return {};
+}
+
+void LogImpl::made_room() noexcept {
+  room_.fetch_add(1, std::memory_order_seq_cst);
+  io::futex_wake(room_, INT32_MAX);
 }
 
 void LogImpl::fill(const Reservation& r, std::span<const std::byte> record) {
@@ -160,6 +168,8 @@ void LogImpl::applied(const Reservation& r) {
   // Store, then look whether we are the oldest; the one who moves the head stores it, then looks at
   // the next entry. All seq_cst: one of the two sees the other, so the head cannot stick.
   entry(r.entry).state.fetch_or(kApplied, std::memory_order_seq_cst);
+  if (KESSAI_MUTANT(applied_out_of_order) && applied_.load(std::memory_order_relaxed) < r.lsn)
+    applied_.store(r.lsn, std::memory_order_release);
   if (applied_head_.load(std::memory_order_seq_cst) != r.entry) return;
   const io::SpinLock lock(mutex_);
   std::uint64_t n = applied_head_.load(std::memory_order_seq_cst);
@@ -205,7 +215,7 @@ void LogImpl::poison_waiters(const Error& why) {
     g.word.fetch_add(1, std::memory_order_seq_cst);
     io::futex_wake(g.word, INT32_MAX);
   }
-  room_.notify_all();
+  made_room();
 }
 
 Error LogImpl::poison_error(Code code, Lsn lsn) const {

@@ -86,7 +86,7 @@ class LogImpl final : public Log {
   static constexpr std::uint32_t kFilled = 1, kApplied = 2;
   struct Entry {
     Lsn start = 0, lsn = 0;  // written by reserve under mutex_, published by head_
-    std::atomic<std::uint32_t> state{0};
+    io::Atomic<std::uint32_t> state{0};
   };
   struct Segment {
     std::shared_ptr<io::File> file;
@@ -98,8 +98,8 @@ class LogImpl final : public Log {
     std::uint64_t offset = 0;  // of the next frame
   };
   struct alignas(64) Group {
-    std::atomic<std::uint32_t> word{0};
-    std::atomic<std::uint32_t> waiters{0};
+    io::Atomic<std::uint32_t> word{0};
+    io::Atomic<std::uint32_t> waiters{0};
   };
   enum class Stage : std::uint8_t { idle, header, frame };
   enum class Lack : std::uint8_t { nothing, entries, ring, space };
@@ -116,7 +116,8 @@ class LogImpl final : public Log {
   // log.cc
   Lack lacking(std::size_t bytes, std::uint64_t charge) const KESSAI_REQUIRES(mutex_);
   Result<void> await_durable(Lsn lsn);  ///< wait_durable, counted by the caller
-  Result<void> make_room(Lack lack, std::uint64_t charge, unsigned& attempts);
+  Result<void> make_room(Lack lack, std::uint64_t charge, unsigned& attempts, std::uint32_t room);
+  void made_room() noexcept;
   Lsn flushable_end() const;
   Error poison_error(Code code, Lsn lsn = 0) const;
   void poison_waiters(const Error& why);  ///< without the callbacks: under the leader role
@@ -166,13 +167,13 @@ class LogImpl final : public Log {
   std::unique_ptr<Entry[]> entries_;
 
   // Atomics. head_ (release, by reserve) publishes entries to the leader and to applied().
-  std::atomic<Lsn> tail_{0}, taken_{0}, durable_{0}, applied_{0}, wanted_{0};
-  std::atomic<std::uint64_t> head_{0}, taken_head_{0}, applied_head_{0};
-  std::atomic<std::uint64_t> flight_{0};
-  std::atomic<bool> leading_{false}, flying_{false}, poisoned_{false};
-  std::atomic<std::uint32_t> baton_{0};  ///< 0, or 1 + the group it was passed to
+  io::Atomic<Lsn> tail_{0}, taken_{0}, durable_{0}, applied_{0}, wanted_{0};
+  io::Atomic<std::uint64_t> head_{0}, taken_head_{0}, applied_head_{0};
+  io::Atomic<std::uint64_t> flight_{0};
+  io::Atomic<bool> leading_{false}, flying_{false}, poisoned_{false};
+  io::Atomic<std::uint32_t> baton_{0};  ///< 0, or 1 + the group it was passed to
   Group groups_[2];
-  std::atomic<Lsn> callback_min_{kMaxLsn + 1};
+  io::Atomic<Lsn> callback_min_{kMaxLsn + 1};
   std::atomic<std::uint64_t> record_bytes_{0}, frame_bytes_{0}, flushes_{0}, segments_used_{0},
       stalls_{0};
 
@@ -198,8 +199,7 @@ class LogImpl final : public Log {
   io::AlignedBuffer zeros_ KESSAI_GUARDED_BY(prepare_mutex_);
   std::uint32_t next_index_ KESSAI_GUARDED_BY(prepare_mutex_) = 0;
 
-  io::Mutex room_mutex_;  ///< for room_: reservers waiting for recycled segments
-  io::CondVar room_;
+  io::Atomic<std::uint32_t> room_{0};  ///< counts what may have made room: reservers wait on it
 
   mutable io::Mutex poison_mutex_;
   std::optional<Error> poison_ KESSAI_GUARDED_BY(poison_mutex_);

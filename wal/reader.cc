@@ -104,27 +104,35 @@ Result<std::unique_ptr<Reader>> Reader::over(std::vector<SegmentFile> files, Sto
   auto reader = std::make_unique<Reader>();
   const std::uint32_t block = std::max(kMinBlock, block_hint);
   reader->block_ = block;
-  io::AlignedBuffer buffer(std::size_t{block} * kHeaderBlocks);
+  const std::size_t headers = std::size_t{block} * kHeaderBlocks;
+  io::AlignedBuffer buffer(headers + block);
   for (auto& f : files) {
     KESSAI_ASSIGN(bytes, f.file->size());
     f.bytes = bytes;
     f.header.reset();
+    f.first_frame.reset();
     f.blank = true;
-    if (bytes < buffer.size()) continue;
-    KESSAI_TRY(f.file->read(0, buffer.span()));
+    if (bytes < headers) continue;
+    const bool has_frames = bytes >= buffer.size();
     const auto primary = buffer.span().first(kMinBlock);
     const auto copy = buffer.span().subspan(block, kMinBlock);
-    f.header = decode_header(primary);
-    // Whichever is newer: the copy is written first when a segment is replaced in place.
-    if (auto second = decode_header(copy);
-        second && (!f.header || second->segment > f.header->segment))
-      f.header = second;
+    // A second time when there is no header: the device may have given us other bytes than those.
+    for (int attempt = 0; attempt < 2 && !f.header; ++attempt) {
+      KESSAI_TRY(f.file->read(0, buffer.span().first(has_frames ? buffer.size() : headers)));
+      if (has_frames) f.first_frame = peek_frame(buffer.span().subspan(headers));
+      f.header = decode_header(primary);
+      // Whichever is newer: the copy is written first when a segment is replaced in place.
+      if (auto second = decode_header(copy);
+          second && (!f.header || second->segment > f.header->segment))
+        f.header = second;
+    }
     if (!f.header) {
       if (newer_header(primary) || newer_header(copy))
         return fail(
             Code::newer_format,
             ErrorDetail{.what = "the log was written by a newer version", .path = f.file->path()});
-      f.blank = std::ranges::all_of(buffer.span(), [](std::byte b) { return b == std::byte{0}; });
+      f.blank = std::ranges::all_of(buffer.span().first(headers),
+                                    [](std::byte b) { return b == std::byte{0}; });
       continue;
     }
     if (!(f.header->store == store))
@@ -148,13 +156,47 @@ std::uint64_t Reader::file_bytes() const {
   return sum;
 }
 
+/// Whether a frame says that it belongs to the segment after the newest one that has a header.
+bool Reader::follows_newest(const FrameHeader& frame) const noexcept {
+  return frame.segment == last_segment_ + 1 &&
+         (frame.generation == last_generation_ || frame.generation == last_generation_ + 1);
+}
+
+/// A header is durable before the first frame of its segment is written. One that is not there
+/// although the frame is was lost by the device, or damaged since; nobody else may know of the
+/// segment when it opens a generation. A file whose header blocks are neither zeros nor a header is
+/// looked at as a whole: a crash leaves such a thing only in a file that never held a frame, or that
+/// was being filled with zeros; its old frames are of older segments.
+Result<void> Reader::find_lost_headers() const {
+  for (const auto& f : files_) {
+    bool lost = f.first_frame && follows_newest(*f.first_frame);
+    const std::uint64_t end = f.bytes / block_ * block_;
+    if (!lost && !f.header && !f.blank && end <= kMaxSegmentBytes) {
+      SegmentCursor cursor(f, end, block_);
+      for (std::uint64_t at = std::uint64_t{kHeaderBlocks} * block_; at < end && !lost;
+           at += block_) {
+        KESSAI_ASSIGN(bytes, cursor.fetch(at, block_));
+        const auto frame = peek_frame(bytes);
+        lost = frame && follows_newest(*frame);
+      }
+    }
+    if (lost && !KESSAI_MUTANT(lost_header_accepted))
+      return std::unexpected(log_damage(
+          "the header of a log segment that holds frames is damaged or was never written",
+          f.file->path(), 0, 0));
+  }
+  return {};
+}
+
 Result<void> Reader::build_chain() {
   chain_.clear();
   std::vector<const SegmentFile*> used;
   for (const auto& f : files_)
     if (f.header) used.push_back(&f);
-  if (used.empty())
-    return std::unexpected(log_damage("the store has no valid log segment", "", 0, 0));
+  if (used.empty()) {
+    const std::string path = files_.empty() ? "" : files_.front().file->path();
+    return std::unexpected(log_damage("the store has no valid log segment", path, 0, 0));
+  }
   std::ranges::sort(used, {}, [](const SegmentFile* f) { return f->header->segment; });
   for (std::size_t i = 1; i < used.size(); ++i) {
     if (used[i]->header->segment == used[i - 1]->header->segment)

@@ -23,9 +23,10 @@ struct SegmentFile {
   std::uint32_t index = 0;  ///< NN of wal-NN.kessai
   std::string name;
   std::shared_ptr<io::File> file;
-  std::uint64_t bytes = 0;              ///< as the file system says
-  std::optional<SegmentHeader> header;  ///< of the last use; none: never used, or torn
-  bool blank = true;                    ///< no header and nothing that looks like one was there
+  std::uint64_t bytes = 0;                 ///< as the file system says
+  std::optional<SegmentHeader> header;     ///< of the last use; none: never used, or torn
+  bool blank = true;                       ///< no header and nothing that looks like one was there
+  std::optional<FrameHeader> first_frame{};  ///< at its place, as it says itself: not verified
 };
 
 [[nodiscard]] std::string segment_name(std::uint32_t index);
@@ -110,6 +111,8 @@ class Reader final : public LogReader {
   using FrameFn = std::function<Result<bool>(const Link&, const Frame&)>;
 
   Result<void> build_chain();
+  [[nodiscard]] bool follows_newest(const FrameHeader& frame) const noexcept;
+  [[nodiscard]] Result<void> find_lost_headers() const;
   Result<std::size_t> first_needed(Lsn low) const;
   static Result<std::optional<Frame>> read_frame(SegmentCursor& cursor, const Link& link,
                                                  std::uint64_t offset);

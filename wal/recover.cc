@@ -76,6 +76,7 @@ Result<LogEnd> Reader::find_end(Lsn low, Lsn must_reach,
   close_lsns_.clear();
   ranges_.clear();
   KESSAI_TRY(build_chain());
+  KESSAI_TRY(find_lost_headers());
   KESSAI_ASSIGN(first, first_needed(low));
   Position p;
   bool showing = ahead != nullptr;

@@ -282,7 +282,7 @@ Result<bool> LogImpl::prepare_segment(std::uint64_t budget) {
     const io::SpinLock lock(mutex_);
     spares_.push_back(std::move(ready));
   }
-  room_.notify_all();
+  made_room();
   return true;
 }
 
@@ -301,7 +301,7 @@ void LogImpl::recycle_below(Lsn low) {
     std::ranges::move(free, std::back_inserter(spares_));
     retained_.erase(free.begin(), free.end());
   }
-  room_.notify_all();
+  made_room();
 }
 
 std::uint64_t LogImpl::bytes_since(Lsn from) const {

@@ -244,6 +244,65 @@ TEST(CheckpointDamage, LostAndMisdirectedWritesAreNoticed) {
   }
 }
 
+// Symptom: a read of the newest superblock that answered the zeros beside it was taken for a
+// superblock never written; open went on from the one before, and reused the slots of the newest.
+TEST(CheckpointDamage, AMisreadSuperblockIsReadAgain) {
+  Session s;
+  ASSERT_NO_FATAL_FAILURE(s.build());
+  const auto newest = superblocks(s.disk).front().first;
+  for (const std::int64_t distance : {4096, 256 * 1024, 1 << 20}) {
+    for (std::uint64_t skip = 0; skip < kSuperblocks; ++skip) {
+      io::SimDisk d = s.disk;
+      d.add_fault({.what = io::Fault::What::misdirected,
+                   .kind = "read",
+                   .file = kDataFile,
+                   .skip = skip,
+                   .distance = distance});
+      Engine e(d, 3);
+      ASSERT_TRUE(e.recover().has_value());
+      EXPECT_EQ(d.faults_fired(), 1u);
+      EXPECT_EQ(e.store->newest().number, newest) << distance << " " << skip;
+    }
+  }
+}
+
+// Symptom: check() of an open store said nothing when the write of a superblock had been lost: it
+// found the valid one of four checkpoints ago. One in another's place is named, and used.
+TEST(CheckpointDamage, ASuperblockThatIsNotInItsPlaceIsNamedAndNothingIsLost) {
+  Session built;
+  ASSERT_NO_FATAL_FAILURE(built.build());
+  for (const auto what : {io::Fault::What::lost, io::Fault::What::misdirected}) {
+    unsigned missing = 0;
+    for (std::uint64_t skip = 0;; ++skip) {
+      Session s = built;
+      Engine e(s.disk, 3);
+      ASSERT_TRUE(e.recover().has_value());
+      ASSERT_TRUE(s.work(e, 20).has_value());
+      s.disk.add_fault({.what = what,
+                        .kind = "write",
+                        .file = kDataFile,
+                        .skip = skip,
+                        .distance = what == io::Fault::What::lost ? 0 : -256 * 1024});
+      const auto made = e.store->checkpoint();
+      if (s.disk.faults_fired() == 0) break;
+      if (!made) continue;
+      const std::uint64_t number = e.store->newest().number;
+      const std::uint64_t place = number % kSuperblocks * kSuperblockStride;
+      bool there = false;
+      for (const auto& [n, offset] : superblocks(s.disk)) there |= n == number && offset == place;
+      if (there) continue;
+      ++missing;
+      const auto named = e.store->verify_superblocks();
+      ASSERT_FALSE(named.empty()) << skip;
+      EXPECT_EQ(named.front().detail().offset, place);
+      io::SimDisk killed = s.disk;
+      const auto v = s.recover(killed);
+      EXPECT_TRUE(v.exact) << code_name(v.code) << " " << v.wrong;
+    }
+    EXPECT_EQ(missing, 1u);
+  }
+}
+
 // EIO on each read of recovery in turn: an error, or the exact data; and the transient error does
 // no harm to what comes after: more work with evictions, a kill without a checkpoint, another
 // recovery.

@@ -504,6 +504,75 @@ TEST_F(Sim, LostAndMisdirectedWritesAreAnsweredAsIfDone) {
   EXPECT_EQ(byte_at(disk_, "a", 2 * kBlock), 0x33U);
 }
 
+TEST_F(Sim, MisdirectedOnesStayInsideAFile) {
+  const auto f = durable_file("a", 3, 0x11);
+  const auto g = durable_file("b", 2, 0x44);
+  const auto put = [&](std::uint64_t at, std::int64_t distance, const char* target) {
+    disk_.add_fault({.what = Fault::What::misdirected,
+                     .kind = "write",
+                     .file = "a",
+                     .distance = distance,
+                     .target = target});
+    ASSERT_TRUE(f->write(at, filled(kBlock, 0x22).span()));
+  };
+  put(kBlock, -static_cast<std::int64_t>(kBlock), "");
+  EXPECT_EQ(byte_at(disk_, "a", 0), 0x22U);
+  EXPECT_EQ(byte_at(disk_, "a", kBlock), 0x11U);
+  put(0, -static_cast<std::int64_t>(kBlock), "");  // before the file: lost
+  put(kBlock, 2 * kBlock, "");                     // behind it: lost
+  EXPECT_EQ(f->size().value(), 3 * kBlock);
+  EXPECT_EQ(byte_at(disk_, "a", kBlock), 0x11U);
+  put(0, 3 * kBlock, "b");  // wrapped to the size of the other
+  EXPECT_EQ(byte_at(disk_, "b", 0), 0x44U);
+  EXPECT_EQ(byte_at(disk_, "b", kBlock), 0x22U);
+  AlignedBuffer b(kBlock);
+  disk_.add_fault(
+      {.what = Fault::What::misdirected, .kind = "read", .file = "a", .distance = -4096});
+  ASSERT_TRUE(f->read(kBlock, b.span()));
+  EXPECT_EQ(static_cast<unsigned>(b.data()[0]), 0x22U);
+  ASSERT_TRUE(f->read(kBlock, b.span()));
+  EXPECT_EQ(static_cast<unsigned>(b.data()[0]), 0x11U);
+}
+
+TEST_F(Sim, KnowsWhatItShouldHold) {
+  const auto f = durable_file("a", 4, 0x11);
+  disk_.keep_intended();
+  ASSERT_TRUE(f->write(0, filled(kBlock, 0x22).span()));
+  EXPECT_TRUE(disk_.wrong_blocks("a").empty());
+  disk_.add_fault({.what = Fault::What::lost, .kind = "write", .file = {}});
+  ASSERT_TRUE(f->write(kBlock, filled(kBlock, 0x33).span()));
+  disk_.add_fault({.what = Fault::What::misdirected, .kind = "write", .file = {}});
+  ASSERT_TRUE(f->write(2 * kBlock, filled(kBlock, 0x44).span()));
+  EXPECT_EQ(disk_.wrong_blocks("a"), (std::vector<std::uint64_t>{kBlock, 2 * kBlock, 3 * kBlock}));
+  EXPECT_EQ(static_cast<unsigned>(disk_.intended_bytes("a")[kBlock]), 0x33U);
+  SimDisk copy = disk_;
+  ASSERT_TRUE(f->write(kBlock, filled(kBlock, 0x33).span()));
+  EXPECT_EQ(disk_.wrong_blocks("a"), (std::vector<std::uint64_t>{2 * kBlock, 3 * kBlock}));
+  EXPECT_EQ(copy.wrong_blocks("a").size(), 3U) << "copies go on by themselves";
+  const std::vector<std::byte> seven(7, std::byte{7});
+  copy.overwrite("a", 5, seven);
+  EXPECT_EQ(byte_at(copy, "a", 4), 0x22U);
+  EXPECT_EQ(byte_at(copy, "a", 11), 7U);
+  EXPECT_EQ(byte_at(copy, "a", 12), 0x22U);
+  EXPECT_EQ(copy.wrong_blocks("a").front(), 0U);
+}
+
+TEST_F(Sim, ErrorsAreWhatTheKernelWouldSay) {
+  const auto f = durable_file("a", 1, 0x11);
+  const std::map<int, Code> codes{{EDQUOT, Code::disk_full},
+                                  {EFBIG, Code::disk_full},
+                                  {EROFS, Code::permission_denied},
+                                  {EIO, Code::io_error}};
+  for (const auto& [number, code] : codes) {
+    disk_.add_fault({.kind = "write", .file = {}, .os_error = number});
+    const auto failed = f->write(0, filled(kBlock, 0x22).span());
+    ASSERT_FALSE(failed);
+    EXPECT_EQ(failed.error(), code);
+    EXPECT_EQ(failed.error().os_error(), number);
+    EXPECT_EQ(byte_at(disk_, "a", 0), 0x11U);
+  }
+}
+
 // the disk fills up, and works again when space was given back.
 TEST_F(Sim, CapacityBoundsTheSumOfSizes) {
   disk_.set_capacity(8 * kBlock);

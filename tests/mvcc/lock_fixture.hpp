@@ -85,7 +85,7 @@ class Actor {
   LockSet set_;
   Call call_;
   std::optional<Result<bool>> result_;
-  std::atomic<std::uint32_t> state_{kIdle};
+  io::Atomic<std::uint32_t> state_{kIdle};
   io::Thread thread_;
 };
 

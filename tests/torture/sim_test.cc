@@ -25,7 +25,7 @@ TEST(Sim, FindsNothingAndIsRepeatable) {
     row = ran.row();
   }
   for (const char* field : {"tried", "distinct", "crash_points", "nested", "faults", "commits",
-                            "histories", "trace_hash"})
+                            "histories", "schedules", "switches", "preemptions", "trace_hash"})
     EXPECT_EQ(rows[0][field], rows[1][field]) << field;
   EXPECT_EQ(rows[0]["histories"], 12);
   EXPECT_EQ(rows[0]["violations"], tools::Json::array());

@@ -40,6 +40,14 @@
 
 namespace kessai::crash {
 
+/// What became of the faults of one kind; docs/torture-faults.md says what is promised.
+struct FaultCount {
+  std::uint64_t injected = 0;
+  std::uint64_t detected = 0;  ///< refused, or answered as an error, or named by check()
+  std::uint64_t harmless = 0;  ///< every answer stayed right, check() was clean
+  std::uint64_t unproven = 0;  ///< log frames after the last hint: cut like a torn tail
+};
+
 struct CrashRun {
   std::uint64_t points = 0;    ///< I/O indices at which the power may have failed
   std::uint64_t outcomes = 0;  ///< crash states looked at
@@ -50,9 +58,13 @@ struct CrashRun {
   std::uint64_t checkpoints = 0, evicted = 0, splits = 0, merges = 0, purged = 0;
   std::uint64_t log_frame_bytes = 0, log_file_bytes = 0;
   std::map<std::string, std::uint64_t> faults;  ///< what was done to the disk, how often
+  std::map<std::string, FaultCount> media;      ///< media_run.hpp
+  std::uint64_t small_histories = 0;            ///< small_run.hpp
   std::uint64_t trace_hash = 0;                 ///< of every disk operation of the workload
-  std::optional<std::string> violation;         ///< the first one found
-  std::uint64_t violated_at = 0;                ///< the operation at which it was
+  std::uint64_t schedules = 0, switches = 0, preemptions = 0;  ///< schedule_run.hpp
+  bool complete = false;                 ///< an exhaustive search has come to its end
+  std::optional<std::string> violation;  ///< the first one found
+  std::uint64_t violated_at = 0;         ///< the operation at which it was
 };
 
 struct CrashPlan {

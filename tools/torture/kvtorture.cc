@@ -36,8 +36,13 @@ struct Arguments {
   std::string fs = "ext4";
   std::string replay_file;
   bool no_shrink = false;
+  bool both = false;
+  bool markdown = false;
   unsigned jobs = 0;
   std::uint64_t every = 0;
+  std::string kind = "mixed";
+  unsigned steps = 3;
+  int exhaustive = -1;
   double seconds = 10;
   double budget = 60;
   std::uint64_t seed = 0;
@@ -157,6 +162,12 @@ int report(const Arguments& a, const SimResult& r) {
   const bool bad = sum.violation.has_value();
   if (bad) tools::stderr_sink()("violation: " + *sum.violation + "\n");
   if (a.json || !tools::is_terminal(STDOUT_FILENO)) {
+    Json media = Json::object();
+    for (const auto& [what, n] : sum.media)
+      media[what] = {{"injected", n.injected},
+                     {"detected", n.detected},
+                     {"harmless", n.harmless},
+                     {"unproven", n.unproven}};
     Json violations = Json::array();
     if (bad) violations.push_back({{"kind", "sim"}, {"text", *sum.violation}});
     tools::stdout_sink()(
@@ -165,16 +176,28 @@ int report(const Arguments& a, const SimResult& r) {
                           {"distinct", sum.distinct},
                           {"crash_points", sum.points},
                           {"nested", sum.nested},
-                          {"preemptions", 0},
+                          {"preemptions", sum.preemptions},
                           {"faults", sum.faults},
+                          {"media", std::move(media)},
                           {"violations", std::move(violations)},
                           {"seconds", r.seconds},
                           {"mode", kS2pl ? "s2pl" : "mvcc"},
                           {"histories", r.histories},
                           {"commits", sum.commits},
+                          {"schedules", sum.schedules},
+                          {"switches", sum.switches},
+                          {"small_histories", sum.small_histories},
+                          {"complete", sum.complete},
                           {"trace_hash", fmt::format("{:016x}", sum.trace_hash)}}));
   } else {
     using tools::grouped;
+    crash::FaultCount media;
+    for (const auto& [what, n] : sum.media) {
+      media.injected += n.injected;
+      media.detected += n.detected;
+      media.harmless += n.harmless;
+      media.unproven += n.unproven;
+    }
     tools::stdout_sink()(tools::render_fields(
         {{"seed", std::to_string(a.seed)},
          {"histories", fmt::format("{}, {} commits", grouped(r.histories), grouped(sum.commits))},
@@ -186,6 +209,11 @@ int report(const Arguments& a, const SimResult& r) {
               grouped(sum.outcomes), grouped(sum.distinct), grouped(sum.nested),
               grouped(static_cast<std::uint64_t>(static_cast<double>(sum.distinct + sum.nested) /
                                                  std::max(r.seconds, 0.001))))},
+         {"schedules", fmt::format("{}, {} switches, {} preemptions", grouped(sum.schedules),
+                                   grouped(sum.switches), grouped(sum.preemptions))},
+         {"faults of media", fmt::format("{}: {} detected, {} harmless, {} cut like a torn tail",
+                                         grouped(media.injected), grouped(media.detected),
+                                         grouped(media.harmless), grouped(media.unproven))},
          {"violations", bad ? "1" : "0"}}));
   }
   if (bad) return tools::kExitNo;
@@ -200,6 +228,17 @@ int sim(const Arguments& a) {
   plan.mutant = a.mutant;
   plan.shrink = !a.no_shrink;
   plan.every = a.every;
+  plan.kind = a.kind == "crashes"     ? SimCase::Kind::crashes
+              : a.kind == "schedules" ? SimCase::Kind::schedules
+              : a.kind == "media"     ? SimCase::Kind::media
+              : a.kind == "small"     ? SimCase::Kind::small
+                                      : SimCase::Kind::mixed;
+  plan.steps = a.steps;
+  if (plan.kind == SimCase::Kind::small) plan.hang_seconds = 3600;
+  if (a.exhaustive >= 0) {
+    plan.exhaustive = static_cast<unsigned>(a.exhaustive);
+    plan.hang_seconds = a.seconds + 60;
+  }
   plan.most_histories = a.histories;
   plan.jobs =
       a.jobs != 0 ? a.jobs : static_cast<unsigned>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
@@ -369,6 +408,8 @@ int mutants(const Arguments& a) {
   plan.budget = a.budget;
   plan.seed = a.seed;
   plan.json = a.json || !tools::is_terminal(STDOUT_FILENO);
+  plan.both = a.both;
+  plan.markdown = a.markdown;
   return run_mutants(plan);
 }
 
@@ -403,6 +444,17 @@ int run(int argc, char** argv) {
   run_sim->add_option("--histories", a.histories, "so many, whatever time it takes");
   run_sim->add_option("--every", a.every,
                       "crash at each n-th operation only; drawn when not given");
+  run_sim
+      ->add_option("--kind", a.kind,
+                   "crashes of one thread, schedules of several threads, damaged media, mixed; "
+                   "small: all small histories")
+      ->check(CLI::IsMember({"mixed", "crashes", "schedules", "media", "small"}));
+  run_sim->add_option("--steps", a.steps, "of a small history, at most")
+      ->check(CLI::Range(1U, crash::SmallPlan::kMostSteps));
+  run_sim
+      ->add_option("--exhaustive", a.exhaustive,
+                   "all schedules with so many preemptions of a short life of the log")
+      ->check(CLI::Range(0, 8));
   run_sim->add_option("--jobs", a.jobs, "histories at a time; one a processor when not given");
   run_sim->add_option("--mutant", a.mutant, "a planted bug, which it has to find");
   run_sim->add_flag("--no-shrink", a.no_shrink, "no search for a smaller history, no replay file");
@@ -430,6 +482,8 @@ int run(int argc, char** argv) {
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
       ->check(CLI::PositiveNumber);
+  run_mutants_command->add_flag("--both", a.both, "in each mode that has the bug");
+  run_mutants_command->add_flag("--markdown", a.markdown, "as the page docs/torture-mutants.md");
 
   try {
     app.parse(argc, argv);

@@ -13,6 +13,8 @@ struct Mutant {
   std::string_view finder;  ///< the subcommand that has to find it
   bool s2pl = false;        ///< lives in the S2PL build only
   bool schedule = false;    ///< only the interleaving of threads shows it
+  bool media = false;       ///< only a device that returns something else shows it
+  bool mvcc = false;        ///< does harm to snapshots only, which S2PL has not
 };
 
 inline constexpr std::array kMutants{
@@ -53,6 +55,27 @@ inline constexpr std::array kMutants{
     Mutant{"window_keeps_first", "sim"},
     Mutant{"window_lost", "sim"},
     Mutant{"cut_commit_forgotten", "sim"},
+    Mutant{"lead_not_rechecked", "sim", false, true},
+    Mutant{"unfilled_record_flushed", "sim", false, true},
+    Mutant{"applied_out_of_order", "sim", false, true},
+    Mutant{"wal_reset_race", "sim", false, true},
+    Mutant{"version_not_bumped", "sim", false, true},
+    Mutant{"latch_released_early", "sim", false, true},
+    Mutant{"gate_not_closed", "sim", false, true},
+    Mutant{"load_waiter_not_woken", "sim", false, true},
+    Mutant{"evicted_while_written", "sim", false, true},
+    Mutant{"waiters_forgotten", "sim", false, true},
+    Mutant{"locks_go_before_visible", "sim", false, true, false, true},
+    Mutant{"page_hash_ignored", "sim", false, false, true},
+    Mutant{"preload_not_verified", "sim", false, false, true},
+    Mutant{"map_chunk_not_verified", "sim", false, false, true},
+    Mutant{"superblock_hash_ignored", "sim", false, false, true},
+    Mutant{"check_reads_nothing", "sim", false, false, true},
+    Mutant{"scan_ends_at_damage", "sim", false, false, true},
+    Mutant{"frame_hash_ignored", "sim", false, false, true},
+    Mutant{"hint_ignored", "sim", false, false, true},
+    Mutant{"lost_header_accepted", "sim", false, false, true},
+    Mutant{"eio_is_end", "sim", false, false, true},
 };
 
 /// "": none is a planted bug too.
@@ -68,6 +91,8 @@ struct MutantPlan {
   double budget = 60;     ///< seconds for each
   std::uint64_t seed = 1;
   bool json = false;
+  bool both = false;      ///< in each mode that has the bug, not in one
+  bool markdown = false;  ///< the page docs/torture-mutants.md instead of rows
 };
 
 /// Runs `kvtorture FINDER --mutant` for each of them and prints a row each; the exit code.

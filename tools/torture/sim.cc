@@ -25,8 +25,10 @@ using crash::CrashRun;
 using tools::Json;
 
 // Version of what a replay file means: a change of the workload makes old files meaningless.
-constexpr int kReplayVersion = 1;
+constexpr int kReplayVersion = 3;
 constexpr double kShrinkSeconds = 30;
+constexpr std::uint64_t kSchedules = 100;  // of a history
+constexpr std::uint64_t kTrials = 256;     // of a history of damaged media
 constexpr std::string_view kMode = KESSAI_S2PL != 0 ? "s2pl" : "mvcc";
 
 double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; }
@@ -34,10 +36,16 @@ double now_s() { return static_cast<double>(io::system_clock().now_ns()) / 1e9; 
 // ---- a child ------------------------------------------------------------------------------------
 
 Json to_json(const CrashRun& r) {
-  return {{"points", r.points},          {"outcomes", r.outcomes},
-          {"distinct", r.distinct},      {"nested", r.nested},
-          {"commits", r.commits},        {"faults", r.faults},
-          {"trace_hash", r.trace_hash},  {"violation", r.violation.value_or("")},
+  Json media = Json::object();
+  for (const auto& [what, n] : r.media)
+    media[what] = {n.injected, n.detected, n.harmless, n.unproven};
+  return {{"points", r.points},           {"outcomes", r.outcomes},
+          {"distinct", r.distinct},       {"nested", r.nested},
+          {"commits", r.commits},         {"faults", r.faults},
+          {"media", std::move(media)},    {"small_histories", r.small_histories},
+          {"schedules", r.schedules},     {"switches", r.switches},
+          {"preemptions", r.preemptions}, {"complete", r.complete},
+          {"trace_hash", r.trace_hash},   {"violation", r.violation.value_or("")},
           {"violated_at", r.violated_at}};
 }
 
@@ -47,12 +55,49 @@ void add(CrashRun& sum, const Json& r) {
   sum.distinct += r.at("distinct").get<std::uint64_t>();
   sum.nested += r.at("nested").get<std::uint64_t>();
   sum.commits += r.at("commits").get<std::uint64_t>();
+  sum.schedules += r.at("schedules").get<std::uint64_t>();
+  sum.switches += r.at("switches").get<std::uint64_t>();
+  sum.preemptions += r.at("preemptions").get<std::uint64_t>();
+  sum.small_histories += r.at("small_histories").get<std::uint64_t>();
+  sum.complete = sum.complete || r.at("complete").get<bool>();
   sum.trace_hash ^= r.at("trace_hash").get<std::uint64_t>();
   for (const auto& [what, n] : r.at("faults").items()) sum.faults[what] += n.get<std::uint64_t>();
+  for (const auto& [what, n] : r.at("media").items()) {
+    crash::FaultCount& c = sum.media[what];
+    c.injected += n.at(0).get<std::uint64_t>();
+    c.detected += n.at(1).get<std::uint64_t>();
+    c.harmless += n.at(2).get<std::uint64_t>();
+    c.unproven += n.at(3).get<std::uint64_t>();
+  }
   if (const std::string v = r.at("violation"); !v.empty() && !sum.violation) {
     sum.violation = v;
     sum.violated_at = r.at("violated_at").get<std::uint64_t>();
   }
+}
+
+CrashRun run_here(const SimCase& c, const std::function<bool()>& go_on) {
+  if (c.exhaustive) {
+    return crash::exhaustive_run(
+        {.preemptions = *c.exhaustive, .seed = c.plan.seed, .go_on = go_on});
+  }
+  if (c.schedule.schedules != 0) {
+    crash::SchedulePlan plan = c.schedule;
+    plan.go_on = go_on;
+    return crash::schedule_run(plan);
+  }
+  if (c.small.steps != 0) {
+    crash::SmallPlan plan = c.small;
+    plan.go_on = go_on;
+    return crash::small_run(plan);
+  }
+  if (c.media.trials != 0) {
+    crash::MediaPlan plan = c.media;
+    plan.go_on = go_on;
+    return crash::media_run(plan);
+  }
+  CrashPlan plan = c.plan;
+  plan.go_on = go_on;
+  return CrashHarness(plan).run();
 }
 
 int child(const SimCase& c, double deadline, int pipe) {
@@ -60,9 +105,9 @@ int child(const SimCase& c, double deadline, int pipe) {
 #if defined(KESSAI_TORTURE)
   io::set_mutant(c.mutant);
 #endif
-  CrashPlan plan = c.plan;
-  if (deadline != 0) plan.go_on = [deadline] { return now_s() < deadline; };
-  const std::string text = to_json(CrashHarness(plan).run()).dump();
+  std::function<bool()> go_on;
+  if (deadline != 0) go_on = [deadline] { return now_s() < deadline; };
+  const std::string text = to_json(run_here(c, go_on)).dump();
   const char* at = text.data();
   for (std::size_t left = text.size(); left != 0;) {
     const ssize_t n = write(pipe, at, left);
@@ -130,13 +175,71 @@ class Child {
 
 // ---- making a history small ---------------------------------------------------------------------
 
+using Still = std::function<bool(const SimCase&)>;
+
+/// The one schedule that fails, with fewer threads, transactions and preemptions, without crashes.
+SimCase shrunk_schedule(SimCase bad, const Still& still) {
+  using crash::SchedulePlan;
+  if (bad.schedule.only == SchedulePlan::kAll) {
+    // How many schedules it takes until one fails: also where the process died and could not tell.
+    std::uint64_t passes = 0, fails = bad.schedule.schedules;
+    while (fails - passes > 1) {
+      SimCase fewer = bad;
+      fewer.schedule.schedules = passes + (fails - passes) / 2;
+      (still(fewer) ? fails : passes) = fewer.schedule.schedules;
+    }
+    SimCase alone = bad;
+    alone.schedule.schedules = fails;
+    alone.schedule.only = fails - 1;
+    if (!still(alone)) return bad;
+    bad = alone;
+  }
+  for (bool SchedulePlan::* part : {&SchedulePlan::crashes, &SchedulePlan::page_points}) {
+    SimCase plainer = bad;
+    plainer.schedule.*part = false;
+    if (still(plainer)) bad = plainer;
+  }
+  for (unsigned SchedulePlan::* count :
+       {&SchedulePlan::most_clients, &SchedulePlan::most_transactions}) {
+    for (unsigned n = 1; n < bad.schedule.*count; ++n) {
+      SimCase smaller = bad;
+      smaller.schedule.*count = n;
+      if (!still(smaller)) continue;
+      bad = smaller;
+      break;
+    }
+  }
+  for (std::uint64_t n = 0; n <= 64 && n < bad.schedule.most_preemptions;
+       n = n < 4 ? n + 1 : 2 * n) {
+    SimCase calmer = bad;
+    calmer.schedule.most_preemptions = n;
+    if (!still(calmer)) continue;
+    bad = calmer;
+    break;
+  }
+  return bad;
+}
+
 /// Tries shorter and plainer histories, and the crash alone, while the time lasts.
 SimCase shrunk(SimCase bad, double hang_seconds) {
   const double until = now_s() + kShrinkSeconds;
-  const auto still = [&](const SimCase& c) {
+  const Still still = [&](const SimCase& c) {
     return now_s() < until && !tools::interrupted() &&
            run_case(c, std::min(hang_seconds, until - now_s())).sum.violation.has_value();
   };
+  if (bad.exhaustive) return bad;  // the shortest there is
+  if (bad.small.steps != 0) {      // so is the first of these
+    SimCase alone = bad;
+    alone.small.from = run_case(bad, hang_seconds).sum.violated_at;
+    alone.small.count = 1;
+    return still(alone) ? alone : bad;
+  }
+  if (bad.media.trials != 0) {
+    SimCase alone = bad;
+    alone.media.only = run_case(bad, hang_seconds).sum.violated_at;
+    return still(alone) ? alone : bad;
+  }
+  if (bad.schedule.schedules != 0) return shrunk_schedule(std::move(bad), still);
   for (int n = bad.plan.transactions / 2; n >= 3; n /= 2) {
     SimCase smaller = bad;
     smaller.plan.transactions = n;
@@ -158,9 +261,13 @@ SimCase shrunk(SimCase bad, double hang_seconds) {
 
 }  // namespace
 
-SimCase SimCase::drawn(std::uint64_t seed) {
+SimCase SimCase::drawn(std::uint64_t seed, Kind kind) {
   io::SeededRandom random(seed * 0x2545f4914f6cdd1d + 1);
   SimCase c;
+  c.schedule.seed = seed;
+  const bool threads = random.below(2) == 0;
+  if (kind == Kind::schedules || (kind == Kind::mixed && threads))
+    c.schedule.schedules = kSchedules;
   c.plan.seed = seed;
   c.plan.transactions = 20 + static_cast<int>(random.below(180));
   c.plan.faults = random.below(2) == 0;
@@ -173,6 +280,9 @@ SimCase SimCase::drawn(std::uint64_t seed) {
   static constexpr std::array<std::uint64_t, 4> kEvery{1, 4, 16, 64};
   c.plan.every = kEvery[random.below(c.plan.every_nested ? 2 : 4) + (c.plan.every_nested ? 2 : 0)];
   c.plan.interrupt_odds = random.below(2) == 0 ? 0 : 4 + random.below(20);
+  c.media.seed = seed;
+  if (kind == Kind::media || (kind == Kind::mixed && !threads && random.below(2) == 0))
+    c.media.trials = kTrials;
   return c;
 }
 
@@ -191,6 +301,19 @@ Json SimCase::to_json() const {
           {"reader", plan.reader},
           {"only_op", plan.only_op},
           {"interrupt_odds", plan.interrupt_odds},
+          {"schedules", schedule.schedules},
+          {"only_schedule", schedule.only},
+          {"most_clients", schedule.most_clients},
+          {"most_transactions", schedule.most_transactions},
+          {"crashes", schedule.crashes},
+          {"page_points", schedule.page_points},
+          {"most_preemptions", schedule.most_preemptions},
+          {"trials", media.trials},
+          {"only_trial", media.only},
+          {"steps", small.steps},
+          {"from_small", small.from},
+          {"count_small", small.count},
+          {"exhaustive", exhaustive ? Json(*exhaustive) : Json()},
           {"mutant", mutant}};
 }
 
@@ -222,6 +345,21 @@ Result<SimCase> SimCase::from_file(const std::string& path) {
     j.at("reader").get_to(c.plan.reader);
     j.at("only_op").get_to(c.plan.only_op);
     j.at("interrupt_odds").get_to(c.plan.interrupt_odds);
+    c.schedule.seed = c.plan.seed;
+    j.at("schedules").get_to(c.schedule.schedules);
+    j.at("only_schedule").get_to(c.schedule.only);
+    j.at("most_clients").get_to(c.schedule.most_clients);
+    j.at("most_transactions").get_to(c.schedule.most_transactions);
+    j.at("crashes").get_to(c.schedule.crashes);
+    j.at("page_points").get_to(c.schedule.page_points);
+    j.at("most_preemptions").get_to(c.schedule.most_preemptions);
+    c.media.seed = c.plan.seed;
+    j.at("trials").get_to(c.media.trials);
+    j.at("only_trial").get_to(c.media.only);
+    j.at("steps").get_to(c.small.steps);
+    j.at("from_small").get_to(c.small.from);
+    j.at("count_small").get_to(c.small.count);
+    if (const Json& e = j.at("exhaustive"); !e.is_null()) c.exhaustive = e.get<unsigned>();
     j.at("mutant").get_to(c.mutant);
     if (!is_mutant_of("sim", c.mutant))
       return wrong(Code::invalid_argument, "no planted bug is called " + c.mutant);
@@ -255,12 +393,23 @@ SimResult run_sim(const SimPlan& plan) {
   const double begin = now_s(), deadline = timed ? begin + plan.seconds : 0;
   std::list<Child> children;
   std::uint64_t next = plan.seed;
+  const bool small = plan.kind == SimCase::Kind::small;
+  const std::uint64_t all_small = small ? crash::small_histories(plan.steps) : 0;
+  const std::uint64_t some_small = std::max<std::uint64_t>(16, all_small / 100);
   while (!result.sum.violation && !tools::interrupted()) {
     const auto more = [&] {
+      if (plan.exhaustive && next != plan.seed) return false;  // one search
+      if (small && (next - plan.seed) * some_small >= all_small) return false;
       return timed ? now_s() < deadline : next - plan.seed < plan.most_histories;
     };
     while (children.size() < plan.jobs && more()) {
-      SimCase c = SimCase::drawn(next++);
+      SimCase c = SimCase::drawn(next++, plan.kind);
+      if (small) {
+        c.small.steps = plan.steps;
+        c.small.from = (next - 1 - plan.seed) * some_small;
+        c.small.count = some_small;
+      }
+      c.exhaustive = plan.exhaustive;
       c.mutant = plan.mutant;
       if (plan.every != 0) c.plan.every = plan.every;
       children.emplace_back(std::move(c), deadline, plan.hang_seconds);
@@ -282,6 +431,7 @@ SimResult run_sim(const SimPlan& plan) {
     if (plan.show) plan.show(result);
   }
   children.clear();
+  if (small) result.sum.complete = result.sum.small_histories == all_small;
   if (result.bad && plan.shrink) result.bad = shrunk(*result.bad, plan.hang_seconds);
   return result;
 }

@@ -49,10 +49,12 @@ class Process {
     return {};
   }
   [[nodiscard]] Result<void> close() {
-    auto r = db->close();
+    auto r = close_store();
     db.reset();
     return r;
   }
+  /// Others may hold handles: `db` stays.
+  [[nodiscard]] Result<void> close_store() { return db->close(); }
 
   /// See io::Env.
   void set_recovery_window(std::uint64_t bytes) { env_.recovery_window = bytes; }

@@ -53,10 +53,7 @@ void Board::complain(std::string_view kind, std::string_view text) {
   complaints.push(c);
 }
 
-void nap(std::uint64_t ns) {
-  const std::atomic<std::uint32_t> nobody_wakes{0};
-  io::futex_wait(nobody_wakes, 0, ns);
-}
+void nap(std::uint64_t ns) { io::pause_for(ns); }
 
 SharedBoard::SharedBoard() {
   void* at = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
