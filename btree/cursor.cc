@@ -105,6 +105,7 @@ Result<void> TreeCursor::check_place() const {
 
 void TreeCursor::enter_page() {
   const NodeView leaf(page_);
+  ++leaves_;
   max_ts_ = leaf.max_ts();
   seen_ = std::max(seen_, leaf.page_lsn());
   bool exact = false;

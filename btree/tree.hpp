@@ -237,6 +237,8 @@ class TreeCursor {
   }
   /// max_ts of the leaf the last row came from: nothing in it is newer.
   [[nodiscard]] Lsn leaf_max_ts() const noexcept { return max_ts_; }
+  /// Leaves entered so far.
+  [[nodiscard]] std::uint64_t leaves() const noexcept { return leaves_; }
   /// Largest page LSN of the leaves visited (I7).
   [[nodiscard]] Lsn seen() const noexcept { return seen_; }
   /// Reads the overflow value of a row just returned; false: the row changed meanwhile (look it
@@ -268,6 +270,7 @@ class TreeCursor {
   unsigned slot_ = 0,
            end_ = 0;  ///< forward: [slot_, end_); reverse: slots below slot_ down to end_
   Lsn max_ts_ = 0, seen_ = 0;
+  std::uint64_t leaves_ = 0;
   std::string next_bound_;
   bool next_unbounded_ = false;
   Tree::Turn turn_;  ///< the leaf's parent, while it is valid: the way to the next leaf

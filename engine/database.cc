@@ -44,6 +44,7 @@ bool Cursor::next() { return state_ != nullptr && state_->next(); }
 std::string_view Cursor::key() const noexcept { return state_->key(); }
 std::string_view Cursor::value() const noexcept { return state_->value(); }
 Lsn Cursor::lsn() const noexcept { return state_->lsn(); }
+std::uint64_t Cursor::leaves() const noexcept { return state_->leaves(); }
 const Result<void>& Cursor::status() const noexcept {
   static const Result<void> kMoved = closed();
   return state_ ? state_->status() : kMoved;

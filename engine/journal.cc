@@ -97,6 +97,8 @@ struct Journal::State {
   bool closed KESSAI_GUARDED_BY(mutex) = false;
   std::optional<Error> poison KESSAI_GUARDED_BY(mutex);
   std::uint64_t flush_count KESSAI_GUARDED_BY(mutex) = 0, flush_ns KESSAI_GUARDED_BY(mutex) = 0;
+  io::Mutex forgetting;  ///< before `mutex`; held across the removal of segments
+  bool removed KESSAI_GUARDED_BY(forgetting) = false;  ///< a segment, and not durably yet
   io::Thread thread;
 
   [[nodiscard]] std::string segment_name(std::uint64_t number) const {
@@ -536,19 +538,25 @@ Result<void> Journal::read(Position from,
   return {};
 }
 
+// Oldest first, and each removal durable before the next: whatever a crash takes back, the segments
+// that are left are without a gap.
 Result<void> Journal::forget_before(Position position) {
+  State& s = *state_;
+  const io::MutexLock one_at_a_time(s.forgetting);
   for (;;) {
+    if (s.removed) KESSAI_TRY(s.env.directory->flush());
+    s.removed = false;
     std::uint64_t number = 0;
     {
-      const io::MutexLock lock(state_->mutex);
-      if (state_->segments.size() < 2 || state_->segments[1].first > position) break;
-      number = state_->segments.front().number;
+      const io::MutexLock lock(s.mutex);
+      if (s.segments.size() < 2 || s.segments[1].first > position) return {};
+      number = s.segments.front().number;
     }
-    KESSAI_TRY(state_->env.directory->remove(state_->segment_name(number)));
-    const io::MutexLock lock(state_->mutex);
-    state_->segments.erase(state_->segments.begin());
+    KESSAI_TRY(s.env.directory->remove(s.segment_name(number)));
+    s.removed = true;
+    const io::MutexLock lock(s.mutex);
+    s.segments.erase(s.segments.begin());
   }
-  return state_->env.directory->flush();
 }
 
 Journal::Position Journal::first() const {

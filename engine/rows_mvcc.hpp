@@ -49,6 +49,7 @@ class Rows {
   [[nodiscard]] std::string_view key() const noexcept { return key_; }
   [[nodiscard]] std::string_view value() const noexcept { return value_; }
   [[nodiscard]] Lsn lsn() const noexcept { return lsn_; }
+  [[nodiscard]] std::uint64_t leaves() const noexcept { return cursor_.leaves(); }
 
  private:
   [[nodiscard]] bool next_resolved(btree::TreeCursor::Row& row, bool have_row,

@@ -65,6 +65,7 @@ Result<void> Rows::read(const Range& stretch) {
     out.lsn = btree::tag_lsn(record.tag);
   }
   txn_->answered(cursor.seen());
+  leaves_ += cursor.leaves();
   return {};
 }
 

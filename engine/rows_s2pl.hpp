@@ -24,6 +24,8 @@ class Rows {
   [[nodiscard]] std::string_view key() const noexcept { return batch_[at_ - 1].key; }
   [[nodiscard]] std::string_view value() const noexcept { return batch_[at_ - 1].value; }
   [[nodiscard]] Lsn lsn() const noexcept { return batch_[at_ - 1].lsn; }
+  /// Leaves read, one that two stretches share twice; the looks ahead are not counted.
+  [[nodiscard]] std::uint64_t leaves() const noexcept { return leaves_; }
 
  private:
   struct Row {
@@ -45,6 +47,7 @@ class Rows {
   std::size_t stretch_ = 1;
   std::vector<Row> batch_;
   std::size_t at_ = 0;
+  std::uint64_t leaves_ = 0;
 };
 
 }  // namespace kessai::engine

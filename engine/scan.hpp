@@ -29,6 +29,7 @@ class CursorState {
   [[nodiscard]] std::string_view key() const noexcept { return key_; }
   [[nodiscard]] std::string_view value() const noexcept { return value_; }
   [[nodiscard]] Lsn lsn() const noexcept { return lsn_; }
+  [[nodiscard]] std::uint64_t leaves() const noexcept { return rows_ ? rows_->leaves() : 0; }
   [[nodiscard]] const Result<void>& status() const noexcept { return status_; }
 
  private:

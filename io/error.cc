@@ -45,6 +45,7 @@ std::string_view code_name(Code code) noexcept {
     KESSAI_NAME(tree_not_found);
     KESSAI_NAME(tree_exists);
     KESSAI_NAME(insert_only_violation);
+    KESSAI_NAME(unfinished);
     KESSAI_NAME(write_conflict);
     KESSAI_NAME(lock_timeout);
     KESSAI_NAME(deadlock);

@@ -25,6 +25,7 @@ enum Exit : int {
     case Code::not_found:
     case Code::key_exists:
     case Code::insert_only_violation:
+    case Code::unfinished:
     case Code::write_conflict:
     case Code::lock_timeout:
     case Code::deadlock:

@@ -186,6 +186,12 @@ int FlowCommands::with_flow(bool create, payments::Acquirer* acquirer, FlowOptio
   NoAcquirer nobody;
   Executor executor;
   if (acquirer == nullptr) options.deliver = false;
+  options.on_alert = [this](const payments::Alert& a) {
+    stderr_sink()(
+        json_
+            ? json_line({{"alert", a.what}, {"subject", printable(a.subject)}, {"what", a.detail}})
+            : fmt::format("alert {}: {} ({})\n", a.what, a.detail, printable(a.subject)));
+  };
   // A log that is somewhere else must not be taken for a lost one.
   const auto marks = db->tree("payment_mark");
   options.create_log = create || (!marks && marks.error() == Code::tree_not_found);
@@ -217,7 +223,7 @@ int FlowCommands::run_sweep() {
   FlowOptions options;
   options.lease = std::chrono::milliseconds(0);  // nobody else has the store open
   return with_flow(false, nullptr, options, [&](Database&, PaymentFlow& flow) -> int {
-    const auto swept = flow.sweep();
+    const auto swept = flow.sweep([](std::uint64_t) { return !interrupted(); });
     if (!swept) return report(swept.error(), store_);
     const payments::Recovery& r = flow.recovery();
     print_fields({{"swept", *swept + r.cancel_requested + r.not_sent},

@@ -6,21 +6,31 @@
 #include <algorithm>
 #include <atomic>
 #include <charconv>
+#include <deque>
+#include <functional>
 #include <memory>
 
 #include "io/env.hpp"
 #include "io/sync.hpp"
 #include "tools/interrupt.hpp"
+#include "tools/load_collector.hpp"
 
 namespace kessai::tools {
 namespace {
 
 using payments::Answer;
-using payments::AnswerKind;
 
 constexpr std::uint64_t kSecondNs = 1'000'000'000;
 
-std::uint64_t whole_us(double us) { return static_cast<std::uint64_t>(us + 0.5); }
+/// A number in letters: in digits some would look like card numbers.
+std::string letters(std::uint64_t n, unsigned count) {
+  std::string out(count, 'a');
+  for (char& c : out) {
+    c = static_cast<char>('a' + n % 16);
+    n /= 16;
+  }
+  return out;
+}
 
 /// Ids that no run repeats: a number drawn by run and payment, or the seed's shape of them: the
 /// second, then six letters.
@@ -28,7 +38,7 @@ class Ids {
  public:
   Ids(std::uint64_t seed, bool time_prefix) : random_(seed), time_prefix_(time_prefix) {}
   std::string next() {
-    if (!time_prefix_) return fmt::format("{:016x}{:08x}", random_.next(), serial_++);
+    if (!time_prefix_) return letters(random_.next(), 16) + letters(serial_++, 8);
     const std::string time =
         payments::format_time(static_cast<payments::Micros>(io::system_clock().unix_micros()));
     std::string id;
@@ -43,81 +53,6 @@ class Ids {
   io::SeededRandom random_;
   bool time_prefix_;
   std::uint64_t serial_ = 0;
-};
-
-/// Collects the answers, from any thread.
-class Collector {
- public:
-  explicit Collector(std::size_t steps) : steps_(steps) {}
-
-  void submitted(unsigned step) {
-    const io::MutexLock lock(mutex_);
-    ++steps_[step].submitted;
-  }
-  void answered(unsigned step, unsigned second, std::uint64_t due_ns, const Answer& a) {
-    const std::uint64_t now = io::system_clock().now_ns();
-    const std::uint64_t total = now > due_ns ? now - due_ns : 0;
-    const auto outside = static_cast<std::uint64_t>(a.outside.count()) * 1000;
-    const std::uint64_t store = total > outside ? total - outside : 0;
-    const io::MutexLock lock(mutex_);
-    if (step < taken_) return;  // too late: counted as an error
-    StepReport& r = steps_[step];
-    ++r.answered;
-    count(r, a);
-    if (a.kind != AnswerKind::busy) {
-      r.total.record_ns(total);
-      r.store.record_ns(store);
-      seconds_[second].record_ns(store);
-    }
-    if (r.answered == r.submitted) wake_.notify_all();
-  }
-  /// Waits until the step's payments are answered, at most `limit_ns`.
-  StepReport take(unsigned step, std::uint64_t limit_ns) {
-    const std::uint64_t end = io::system_clock().now_ns() + limit_ns;
-    const io::MutexLock lock(mutex_);
-    StepReport& r = steps_[step];
-    while (r.answered < r.submitted && io::system_clock().now_ns() < end)
-      wake_.wait_for(mutex_, kSecondNs / 10);
-    r.errors += r.submitted - r.answered;  // never answered
-    taken_ = step + 1;
-    return std::move(r);
-  }
-  std::uint64_t p99_of(unsigned second) {
-    const io::MutexLock lock(mutex_);
-    const auto it = seconds_.find(second);
-    return it == seconds_.end() ? 0 : whole_us(it->second.quantile_us(0.99));
-  }
-
- private:
-  static void count(StepReport& r, const Answer& a) {
-    switch (a.kind) {
-      case AnswerKind::success:
-        ++r.ok;
-        return;
-      case AnswerKind::declined:
-        ++(a.reason == "card_busy" ? r.card_busy : r.declined);
-        return;
-      case AnswerKind::failed:
-        ++(a.reason == "timeout" || a.reason == "broken" || a.reason == "no_connection" ? r.unknown
-                                                                                        : r.errors);
-        return;
-      case AnswerKind::busy:
-        ++r.busy;
-        return;
-      case AnswerKind::unique_violation:
-      case AnswerKind::key_reused_mismatch:
-      case AnswerKind::refused:
-      case AnswerKind::unknown:
-        ++r.errors;
-        return;
-    }
-  }
-
-  io::Mutex mutex_;
-  io::CondVar wake_;
-  std::vector<StepReport> steps_ KESSAI_GUARDED_BY(mutex_);
-  unsigned taken_ KESSAI_GUARDED_BY(mutex_) = 0;  ///< steps before it are reported
-  std::map<unsigned, LatencyHistogram> seconds_ KESSAI_GUARDED_BY(mutex_);
 };
 
 // Until `at_ns`, in pieces, so that an interrupt is seen. False: interrupted.
@@ -233,21 +168,70 @@ std::vector<Spike> find_spikes(const std::vector<SecondOfLoad>& seconds,
   return out;
 }
 
+namespace {
+
+/// The steps that were sent and are not reported yet; the others go on beside them.
+class Reports {
+ public:
+  Reports(LoadCollector& collector, std::function<void(const StepReport&)> on_step)
+      : collector_(collector), on_step_(std::move(on_step)) {}
+
+  void sent(unsigned step, const LoadStep& what, std::string top) {
+    open_.push_back({step, what, std::move(top), io::system_clock().now_ns() + kAnswerLimitNs});
+  }
+  /// Reports what is answered, or was given its time.
+  void tell() {
+    while (!open_.empty()) {
+      const Sent& first = open_.front();
+      auto done = collector_.take(first.step, io::system_clock().now_ns() >= first.give_up_ns);
+      if (!done) return;
+      done->step = first.what;
+      done->top_wait = first.top_wait;
+      on_step_(*done);
+      all_.push_back(std::move(*done));
+      open_.pop_front();
+    }
+  }
+  std::vector<StepReport> finish() {
+    while (!open_.empty()) {
+      const std::uint64_t now = io::system_clock().now_ns(), end = open_.front().give_up_ns;
+      collector_.wait_for(open_.front().step, end > now ? end - now : 0);
+      tell();
+    }
+    return std::move(all_);
+  }
+
+ private:
+  static constexpr std::uint64_t kAnswerLimitNs = 30 * kSecondNs;
+  struct Sent {
+    unsigned step;
+    LoadStep what;
+    std::string top_wait;
+    std::uint64_t give_up_ns;
+  };
+  LoadCollector& collector_;
+  std::function<void(const StepReport&)> on_step_;
+  std::deque<Sent> open_;
+  std::vector<StepReport> all_;
+};
+
+}  // namespace
+
 LoadReport run_load(payments::PaymentFlow& flow, const LoadOptions& options,
                     const std::vector<LoadStep>& steps, unsigned cards,
                     const std::function<void(const StepReport&)>& on_step) {
   LoadReport report;
-  const auto collector = std::make_shared<Collector>(steps.size());
+  const auto collector = std::make_shared<LoadCollector>(steps.size());
+  Reports reports(*collector, on_step);
   Ids ids(options.seed != 0 ? options.seed : io::system_clock().unix_micros(), options.time_prefix);
   const auto ranges = split_cards(cards, options.workers).value();
   std::uint64_t serial = 0;
   std::vector<SecondOfLoad> seconds;
   auto second_waits = flow.waits();
   std::uint64_t begin = io::system_clock().now_ns();
-  constexpr std::uint64_t kAnswerLimitNs = 30 * kSecondNs;
   for (unsigned s = 0; s < steps.size() && !report.interrupted; ++s) {
     const LoadStep& step = steps[s];
-    const auto step_waits = flow.waits();
+    const auto step_waits = second_waits;
     for (unsigned second = 0; second < step.seconds && !report.interrupted; ++second) {
       const unsigned number = static_cast<unsigned>(seconds.size());
       for (unsigned i = 0; i < step.rps; ++i) {
@@ -267,7 +251,7 @@ LoadReport run_load(payments::PaymentFlow& flow, const LoadOptions& options,
         const std::string id = options.on_answer ? o.id : std::string();
         flow.pay(std::move(o), [collector, s, number, due, id, &options](const Answer& a) {
           if (options.on_answer) options.on_answer(id, a);
-          collector->answered(s, number, due, a);
+          collector->answered(s, number, due, io::system_clock().now_ns(), a);
         });
       }
       begin += kSecondNs;
@@ -275,14 +259,11 @@ LoadReport run_load(payments::PaymentFlow& flow, const LoadOptions& options,
       auto now = flow.waits();
       seconds.push_back({s, 0, top_wait(second_waits, now)});
       second_waits = std::move(now);
+      reports.tell();
     }
-    StepReport done = collector->take(s, kAnswerLimitNs);
-    done.step = step;
-    done.top_wait = top_wait(step_waits, flow.waits());
-    on_step(done);
-    report.steps.push_back(std::move(done));
-    begin = std::max(begin, io::system_clock().now_ns());  // the next step's first second
+    reports.sent(s, step, top_wait(step_waits, second_waits));
   }
+  report.steps = reports.finish();
   for (unsigned i = 0; i < seconds.size(); ++i) seconds[i].p99_us = collector->p99_of(i);
   report.spikes = find_spikes(seconds, steps);
   return report;

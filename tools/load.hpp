@@ -89,11 +89,15 @@ struct SecondOfLoad {
 [[nodiscard]] std::string top_wait(const std::vector<WaitInfo>& before,
                                    const std::vector<WaitInfo>& after);
 
-/// Runs the steps; `on_step` is told each as its last payment is answered.
+/// Runs the steps one right behind the other, whatever is still unanswered; `on_step` is told each
+/// in order once its payments are answered, or did not come within 30 seconds.
 [[nodiscard]] LoadReport run_load(payments::PaymentFlow& flow, const LoadOptions& options,
                                   const std::vector<LoadStep>& steps, unsigned cards,
                                   const std::function<void(const StepReport&)>& on_step);
 
+[[nodiscard]] inline std::uint64_t whole_us(double us) noexcept {
+  return static_cast<std::uint64_t>(us + 0.5);
+}
 [[nodiscard]] Json step_json(const StepReport& r);
 
 /// Two reports of `kvpay load --json`, step by step. `worse_percent`: a p99 that grew by more is

@@ -55,6 +55,7 @@ Result<payments::Statement> read_statement(const std::string& path) {
 Json plan_json(const payments::ReadPlan& plan) {
   return {{"partitions_opened", plan.opened},
           {"partitions_pruned", plan.pruned},
+          {"leaf_pages", plan.leaves},
           {"rows_visited", plan.visited},
           {"rows_returned", plan.returned}};
 }

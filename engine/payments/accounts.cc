@@ -40,10 +40,17 @@ Result<Milli> minus(Milli a, Milli b) {
   return checked(__builtin_sub_overflow(a, b, &out) ? std::nullopt : std::optional(out));
 }
 
+std::unexpected<Error> other_currency(const Currency& has, const Currency& asked) {
+  return fail(Code::invalid_argument, std::string("the account has events in another currency: ")
+                                          .append(currency_code(has))
+                                          .append(", and this one is in ")
+                                          .append(currency_code(asked))
+                                          .append("; book it on another account"));
+}
+
 Result<void> take(Balance& sums, const Currency& currency, Milli ledger, Milli held,
                   std::uint64_t rows) {
-  if (sums.currency && *sums.currency != currency)
-    return refused("the account has events in another currency");
+  if (sums.currency && *sums.currency != currency) return other_currency(*sums.currency, currency);
   sums.currency = currency;
   PAYMENTS_ASSIGN(l, checked(add(sums.ledger, ledger)));
   PAYMENTS_ASSIGN(h, checked(add(sums.held, held)));
@@ -185,10 +192,34 @@ Result<void> Accounts::drop_marks(Database& db) {
 
 // ---- events ------------------------------------------------------------------------------------
 
+// An account's currency is that of its first event: one row, whatever the history. Where there is
+// none yet, posters (who share the account's lock) meet at a lock of their own, and look again.
+Result<void> Accounts::check_currency(Transaction& txn, const AccountEventRow& event,
+                                      const std::optional<BalanceMarkRow>& mark) const {
+  const auto first = [&]() -> Result<std::optional<Currency>> {
+    auto c = events_.group(txn, event.account);
+    if (c.next()) return c.row().currency;
+    PAYMENTS_TRY(c.status());
+    return std::nullopt;
+  };
+  std::optional<Currency> has;
+  if (mark) has = mark->currency;
+  for (const bool again : {false, true}) {
+    if (has) break;
+    if (again)
+      PAYMENTS_TRY(txn.lock_named(std::string("kessai.account.first/").append(event.account)));
+    PAYMENTS_ASSIGN(found, first());
+    has = found;
+  }
+  if (has && *has != event.currency) return other_currency(*has, event.currency);
+  return {};
+}
+
 // The caller holds the account's lock.
 Result<void> Accounts::insert_event(Transaction& txn, AccountEventRow event) const {
   if (!storable(event.event_date)) return refused("EVENT_DATE is outside the years 1970 to 9999");
   PAYMENTS_ASSIGN(mark, last_mark(txn, event.account));
+  PAYMENTS_TRY(check_currency(txn, event, mark));
   event.booking_date = event.event_date;
   if (mark) event.booking_date = std::max(event.booking_date, mark->upto + 1);
   PAYMENTS_ASSIGN(done, events_.insert(txn, event));

@@ -145,6 +145,21 @@ void FlowCore::raise(const Alert& alert) {
   when_durable(*ticket, [this, alert](const Result<void>&) { options_.on_alert(alert); });
 }
 
+// The alert names the position, so that another failure later is another row.
+void FlowCore::journal_failed(const Journal& journal, const Error& why) {
+  if (why == Code::closed_handle) return;
+  const bool log = &journal == &txlog_;
+  const std::string what =
+      std::string(log ? "log" : "spool").append(why == Code::disk_full ? "_full" : "_failed");
+  std::string& told = log ? log_told_ : spool_told_;
+  if (told == what) return;
+  told = what;
+  raise({journal.id() + "/" + std::to_string(journal.next()), what,
+         std::string(log ? "the transaction log takes no records, so nothing is sent: "
+                         : "the spool takes no cancels of results that the store did not take: ") +
+             why.message()});
+}
+
 // ---- admission and end -------------------------------------------------------------------------
 
 std::optional<std::string> FlowCore::refusal(const Order& order) const {
@@ -282,8 +297,8 @@ Answer PaymentFlow::pay(Order order) {
 
 const Recovery& PaymentFlow::recovery() const noexcept { return core_->recovery(); }
 
-Result<std::uint64_t> PaymentFlow::sweep() {
-  PAYMENTS_ASSIGN(ids, core_->find_orphans());
+Result<std::uint64_t> PaymentFlow::sweep(const std::function<bool(std::uint64_t)>& step) {
+  PAYMENTS_ASSIGN(ids, core_->find_orphans(step));
   const auto closed = std::make_shared<Result<std::uint64_t>>(0);
   const bool ran = core_->executor().await([&](const Executor::Task& done) {
     core_->gate().post([core = core_, ids, closed, done] {

@@ -94,7 +94,8 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   // recovery.cc; on the opening thread, before anything else runs
   [[nodiscard]] Result<void> recover();
   // sweep.cc; any thread
-  [[nodiscard]] Result<std::vector<std::string>> find_orphans();
+  [[nodiscard]] Result<std::vector<std::string>> find_orphans(
+      const std::function<bool(std::uint64_t)>& step);
   // sweep.cc
   void sweep(const std::vector<std::string>& ids, std::function<void(Result<std::uint64_t>)> done);
   // cancels.cc
@@ -126,11 +127,14 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
       const std::function<Result<void>(Transaction&)>& body);
   void when_durable(const CommitTicket& ticket, std::function<void(Result<void>)> next);
   void raise(const Alert& alert);
+  /// An append to log or spool failed: told once of each kind, until one goes well again.
+  void journal_failed(const Journal& journal, const Error& why);
   [[nodiscard]] AlertRow alert_row(const Alert& alert) const;
 
   // steps.cc
   void admit(const FlightPtr& f);
   [[nodiscard]] Result<std::optional<Answer>> look_up(const RequestRow& request);
+  void without_time(const FlightPtr& f);
   void insert_request(const FlightPtr& f);
   void met_earlier(const FlightPtr& f, const std::optional<RequestRow>& earlier);
   void gather_and_insert(const FlightPtr& f);
@@ -158,9 +162,11 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   /// A clock that jumped back may put rows before what the mark says: tell the mark first, durably.
   /// Without a mark (before the first one) everything is read anyway.
   [[nodiscard]] Result<void> cover(Micros create_date);
-  [[nodiscard]] Result<void> forget_log();
+  /// Of log and spool, what is older than FlowOptions::keep_log.
+  [[nodiscard]] Result<void> forget_old();
 
   // recovery.cc
+  [[nodiscard]] Result<void> check_reach() const;
   [[nodiscard]] Result<void> recover_log();
   [[nodiscard]] Result<void> recover_sent(Journal::Position position, const SentRecord& record);
   [[nodiscard]] Result<bool> put_back(Transaction& txn, SentRecord& record);
@@ -170,6 +176,12 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   [[nodiscard]] Result<void> settle();
 
   // sweep.cc
+  using VisitRequest = std::function<Result<void>(Transaction&, const RequestRow&)>;
+  /// Each request of the window once. `step`: between the transactions, with the rows so far.
+  [[nodiscard]] Result<void> visit_requests(const Window& window, const VisitRequest& visit,
+                                            const std::function<bool(std::uint64_t)>& step = {});
+  [[nodiscard]] Result<bool> visit_some(Day day, const VisitRequest& visit, std::string& after,
+                                        std::uint64_t& rows);
   [[nodiscard]] Result<bool> close_orphan(const std::string& id);
   void sweep_orphans();
 
@@ -226,8 +238,13 @@ class FlowCore : public std::enable_shared_from_this<FlowCore> {
   bool mark_under_way_ = false;
   Day floor_ = INT32_MAX;  ///< marks cover this day, whatever is open
   std::uint64_t mark_sequence_ = 0;
-  std::deque<std::pair<Micros, Journal::Position>> old_marks_;  ///< for keep_log
-  std::unordered_map<std::string, CancelRow> spooled_;          ///< in the spool, not in the store
+  struct OldMark {
+    Micros date = 0;
+    Journal::Position position = 1, spooled = 1;
+  };
+  std::deque<OldMark> old_marks_;      ///< oldest first; for keep_log
+  std::string log_told_, spool_told_;  ///< the alert that was raised last; empty: it takes records
+  std::unordered_map<std::string, CancelRow> spooled_;  ///< in the spool, not in the store
   CommitTicket last_ticket_;
   FlowStats stats_;
   /// Waits for commits, one after another, so that each flush begins at once and the strand goes

@@ -16,7 +16,7 @@ Result<void> FlowCore::load_mark() {
       others = true;
       continue;
     }
-    old_marks_.emplace_back(c.row().create_date, c.row().position);
+    old_marks_.push_back({c.row().create_date, c.row().position, c.row().spooled});
     if (!mark_ || c.row().sequence >= mark_->sequence) mark_ = c.row();
   }
   PAYMENTS_TRY(c.status());
@@ -61,9 +61,8 @@ void FlowCore::maybe_mark(bool now) {
   when_durable(*ticket, [this, m = *mark_](const Result<void>& ok) {
     mark_under_way_ = false;
     if (!ok) return;
-    old_marks_.emplace_back(m.create_date, m.position);
-    static_cast<void>(spool_.forget_before(m.spooled));
-    static_cast<void>(forget_log());
+    old_marks_.push_back({m.create_date, m.position, m.spooled});
+    static_cast<void>(forget_old());
   });
 }
 
@@ -85,11 +84,14 @@ Result<void> FlowCore::cover(Micros create_date) {
   return {};
 }
 
-// The log is kept from the newest mark that is old enough on: the veto over restored backups.
-Result<void> FlowCore::forget_log() {
+// Both are kept from the newest mark that is old enough on: what a restored backup has to be told.
+Result<void> FlowCore::forget_old() {
   const Micros old = now() - std::chrono::microseconds(options_.keep_log).count();
-  while (old_marks_.size() > 1 && old_marks_[1].first < old) old_marks_.pop_front();
-  return old_marks_.empty() ? Result<void>{} : txlog_.forget_before(old_marks_.front().second);
+  while (old_marks_.size() > 1 && old_marks_[1].date < old) old_marks_.pop_front();
+  if (old_marks_.empty()) return {};
+  // Never what the store has not taken over: a mark may speak of another spool.
+  PAYMENTS_TRY(spool_.forget_before(std::min(old_marks_.front().spooled, absorbed_)));
+  return txlog_.forget_before(old_marks_.front().position);
 }
 
 }  // namespace kessai::payments

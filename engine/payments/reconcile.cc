@@ -141,11 +141,11 @@ namespace {
 class TwoDays {
  public:
   TwoDays(const Table<ResultRow>& table, Transaction& txn, Day day, ReadPlan& plan)
-      : cursors_{table.scan(txn, Window::day(day)),
-                 table.scan(txn, Window::day(window_of(day).to))},
+      : days_(window_of(day)),
+        cursors_{table.scan(txn, Window::day(days_.from)), table.scan(txn, Window::day(days_.to))},
         plan_(plan) {
     for (std::size_t i = 0; i < cursors_.size(); ++i) more_[i] = cursors_[i].next();
-    if (window_of(day).to == day) more_[1] = false;
+    if (days_.to == days_.from) more_[1] = false;
   }
   [[nodiscard]] bool next() {
     if (at_) more_[*at_] = cursors_[*at_].next();
@@ -155,12 +155,15 @@ class TwoDays {
     return true;
   }
   [[nodiscard]] const ResultRow& row() const { return cursors_[*at_].row(); }
+  [[nodiscard]] std::uint64_t leaves() const { return cursors_[0].leaves() + cursors_[1].leaves(); }
+  [[nodiscard]] Day partition() const { return *at_ == 0 ? days_.from : days_.to; }
   [[nodiscard]] Result<void> status() const {
     PAYMENTS_TRY(cursors_[0].status());
     return cursors_[1].status();
   }
 
  private:
+  Window days_;
   std::array<TableCursor<ResultRow>, 2> cursors_;
   std::array<bool, 2> more_{};
   std::optional<std::size_t> at_;
@@ -182,11 +185,15 @@ class Comparison {
       if (step && out_.plan.visited % 1024 == 0 && !step(out_.plan.visited))
         return fail(Code::interrupted);
       const ResultRow& row = here.row();
-      if (row.payment_date != day_) continue;
+      if (row.payment_date != day_) {
+        stranger(row, here.partition());
+        continue;
+      }
       ++out_.plan.returned;
       PAYMENTS_TRY(take_here(row));
     }
     PAYMENTS_TRY(here.status());
+    out_.plan.leaves = here.leaves();
     while (at_ < there_.rows.size()) unmatched_.push_back(at_++);
     PAYMENTS_TRY(look_up_unmatched(step));
     return finish();
@@ -268,6 +275,15 @@ class Comparison {
     if (known->status != there.status) return DifferenceClass::status;
     if (known->amount != there.amount) difference(DifferenceClass::amount, id, there.amount);
     return DifferenceClass::outside_window;
+  }
+
+  // Of another day, and created on this one: does the report of that day read it? Each of those
+  // that none does is in one report, that of the day of its rows.
+  void stranger(const ResultRow& row, Day created) {
+    if (created != day_ || !expected_there(row)) return;
+    const Window read = window_of(row.payment_date);
+    if (created < read.from || created > read.to)
+      difference(DifferenceClass::outside_window, row.request, row.amount);
   }
 
   void duplicate(const StatementRow& r) {

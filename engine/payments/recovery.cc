@@ -10,10 +10,18 @@ namespace {
 
 constexpr unsigned kCommitsAtOnce = 256;  // between waits for the device
 
+std::unexpected<Error> too_old(const std::string& what, Journal::Position from,
+                               Journal::Position first) {
+  return fail(Code::damaged, "the store is older than the " + what + " reaches back (record " +
+                                 std::to_string(from) + ", it begins at " + std::to_string(first) +
+                                 "): restore a newer backup, or bring back the older " + what);
+}
+
 }  // namespace
 
 Result<void> FlowCore::recover() {
   PAYMENTS_TRY(load_mark());
+  PAYMENTS_TRY(check_reach());
   PAYMENTS_TRY(cover(now()));  // rows of this start are dated now
   PAYMENTS_TRY(recover_log());
   PAYMENTS_TRY(absorb_spool());
@@ -26,21 +34,23 @@ Result<void> FlowCore::recover() {
   seen_next_ = txlog_.next();
   PAYMENTS_ASSIGN(ticket, write_mark());
   PAYMENTS_TRY(ticket.wait());
-  old_marks_.emplace_back(mark_->create_date, mark_->position);
-  PAYMENTS_TRY(spool_.forget_before(mark_->spooled));
-  return forget_log();
+  old_marks_.push_back({mark_->create_date, mark_->position, mark_->spooled});
+  return forget_old();
 }
 
 Result<void> FlowCore::settle() { return std::exchange(last_ticket_, CommitTicket()).wait(); }
 
+// What a restored backup would have to be told must still be there, or nothing is accepted.
+Result<void> FlowCore::check_reach() const {
+  const Journal::Position logged = mark_ ? mark_->position : 1;
+  if (txlog_.first() > logged) return too_old("transaction log", logged, txlog_.first());
+  if (mark_ && spool_.first() > mark_->spooled)
+    return too_old("spool", mark_->spooled, spool_.first());
+  return {};
+}
+
 Result<void> FlowCore::recover_log() {
   const Journal::Position from = mark_ ? mark_->position : 1;
-  if (txlog_.first() > from) {
-    return fail(Code::damaged, "the store is older than the transaction log reaches back (record " +
-                                   std::to_string(from) + ", the log begins at " +
-                                   std::to_string(txlog_.first()) +
-                                   "): restore a newer backup, or bring back the older log");
-  }
   if (log_replaced_) {
     log_doubtful_ = true;
     raise({"txlog", "log_replaced", "the store knows another transaction log than this one"});
@@ -121,26 +131,22 @@ Result<bool> FlowCore::put_back(Transaction& txn, SentRecord& record) {
 // whose log record is gone (row 7) are told.
 Result<void> FlowCore::recover_requests() {
   std::vector<RequestRow> open;
-  std::uint64_t lost = 0;
-  {
-    PAYMENTS_ASSIGN(txn, db_.read_only());
-    const Window window{.from = mark_ ? mark_->scan_from : INT32_MIN};
-    auto c = tables_.request.scan(txn, window);
-    while (c.next()) {
-      PAYMENTS_ASSIGN(result, tables_.result.get(txn, {.request = c.row().id}));
-      if (!result) {
-        open.push_back(c.row());
-      } else if (result->log_position != 0 && !log_replaced_ &&
-                 result->log_position >= (mark_ ? mark_->position : 1) &&
-                 !walked_.contains(result->transaction)) {
-        ++lost;
-        raise({result->transaction, "log_lost", "a success whose log record is gone"});
-      }
+  std::vector<std::string> lost;
+  const Window window{.from = mark_ ? mark_->scan_from : INT32_MIN};
+  PAYMENTS_TRY(visit_requests(window, [&](Transaction& txn, const RequestRow& row) -> Result<void> {
+    PAYMENTS_ASSIGN(result, tables_.result.get(txn, {.request = row.id}));
+    if (!result) {
+      open.push_back(row);
+    } else if (result->log_position != 0 && !log_replaced_ &&
+               result->log_position >= (mark_ ? mark_->position : 1) &&
+               !walked_.contains(result->transaction)) {
+      lost.push_back(result->transaction);
     }
-    PAYMENTS_TRY(c.status());
-    PAYMENTS_TRY(txn.rollback());
-  }
-  recovery_.log_lost = lost;
+    return {};
+  }));
+  for (const std::string& transaction : lost)
+    raise({transaction, "log_lost", "a success whose log record is gone"});
+  recovery_.log_lost = lost.size();
   for (std::size_t i = 0; i < open.size(); ++i) {
     if (walked_.contains(transaction_id_of(open[i].id))) continue;  // closed; seen before durable
     const auto ticket = transact([&](Transaction& txn) -> Result<void> {
@@ -214,20 +220,8 @@ Result<void> FlowCore::load_cancels() {
   auto c = tables_.cancel.scan(txn, window);
   while (c.next()) {
     const CancelRow& row = c.row();
-    PAYMENTS_ASSIGN(dead, tables_.dead_letter.get(txn, {.transaction = row.transaction}));
-    if (dead) continue;
-    std::uint32_t tries = 0;
-    unsigned failures = 0;
-    bool delivered = false;
-    auto a = tables_.cancel_attempt.group(txn, row.transaction, {}, false, nullptr,
-                                          day_of(row.create_date));
-    while (a.next()) {
-      tries = a.row().attempt;
-      failures += a.row().detail == "nothing_there" ? 0 : 1;
-      delivered = delivered || a.row().outcome == CancelOutcome::delivered;
-    }
-    PAYMENTS_TRY(a.status());
-    if (!delivered) add_cancel(row, true, tries, failures);
+    PAYMENTS_ASSIGN(state, tables_.state_of(txn, row));
+    if (!state.closed) add_cancel(row, true, state.tries, state.failures);
   }
   PAYMENTS_TRY(c.status());
   return txn.rollback();

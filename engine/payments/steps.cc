@@ -135,8 +135,28 @@ void FlowCore::admit(const FlightPtr& f) {
   auto known = look_up(r);
   if (!known) return finish(f, {.kind = AnswerKind::unknown, .reason = known.error().message()});
   if (*known) return finish(f, std::move(**known));
+  if (!time_left(*f)) return without_time(f);
   flights_.emplace(o.id, f);
   insert_request(f);
+}
+
+// No call could end before the caller leaves: nothing is written. An id that was accepted earlier
+// is answered as such.
+void FlowCore::without_time(const FlightPtr& f) {
+  const auto earlier = [&]() -> Result<std::optional<RequestRow>> {
+    PAYMENTS_ASSIGN(txn, db_.read_only());
+    PAYMENTS_ASSIGN(row, tables_.request.get(txn, {.id = f->request.id}));
+    PAYMENTS_TRY(txn.rollback());
+    return row;
+  }();
+  if (!earlier)
+    return finish(f, {.kind = AnswerKind::unknown, .reason = earlier.error().message()});
+  if (*earlier) return met_earlier(f, *earlier);
+  const std::chrono::microseconds patience(f->request.deadline - f->request.create_date);
+  if (patience < options_.answer_margin + options_.least_call)
+    return finish(f, {.kind = AnswerKind::refused,
+                      .reason = "the caller's patience leaves no time for a call"});
+  finish(f, {.kind = AnswerKind::busy, .reason = "no time is left for a call"});
 }
 
 // Step 2. A finished request is in both tables: this look comes before the insert. What it reads
@@ -253,7 +273,11 @@ void FlowCore::append_to_log(const FlightPtr& f) {
   if (!time_left(*f)) return not_sent(f, Error(Code::interrupted, "no time left for the call"));
   txlog_.append(encode(SentRecord{f->request, f->transaction}),
                 on_strand<Result<Journal::Position>>([this, f](const Result<Journal::Position>& p) {
-                  if (!p) return not_sent(f, p.error());
+                  if (!p) {
+                    journal_failed(txlog_, p.error());
+                    return not_sent(f, p.error());
+                  }
+                  log_told_.clear();
                   f->position = *p;
                   unsettled_.emplace(*p, f->request.id);
                   logged_[f->request.id] = *p;
@@ -372,14 +396,16 @@ void FlowCore::register_in_spool(const FlightPtr& f, Status attempted, const Err
                     [this, f, row, attempted, why](const Result<Journal::Position>& p) {
                       Answer a{.kind = AnswerKind::failed, .reason = why.message()};
                       if (p) {
+                        spool_told_.clear();
                         ++stats_.spooled;
                         if (*p >= absorbed_) {  // else upkeep read it before this was told
                           spooled_.emplace(row.transaction, row);
                           add_cancel(row, false);
                         }
-                      } else if (attempted == Status::captured) {
+                      } else {
+                        journal_failed(spool_, p.error());
                         // The success may survive in the store, and nothing says to cancel it.
-                        a.kind = AnswerKind::unknown;
+                        if (attempted == Status::captured) a.kind = AnswerKind::unknown;
                       }
                       finish(f, std::move(a));
                     }));
@@ -420,6 +446,8 @@ void FlowCore::finish(const FlightPtr& f, Answer answer) {
       ++stats_.key_reused_mismatch;
       break;
     case AnswerKind::busy:
+      busy_.fetch_add(1, std::memory_order_relaxed);
+      break;
     case AnswerKind::refused:
       refused_.fetch_add(1, std::memory_order_relaxed);
       break;

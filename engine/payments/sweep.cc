@@ -5,19 +5,63 @@
 
 namespace kessai::payments {
 
-// Any thread; reads only. In the S2PL build the scan shuts out writers of the days it reads.
-Result<std::vector<std::string>> FlowCore::find_orphans() {
+// Any thread; reads only, in short transactions: in the S2PL build each of them shuts out who
+// writes to what it reads, in the MVCC build each keeps old versions alive.
+Result<void> FlowCore::visit_requests(const Window& window, const VisitRequest& visit,
+                                      const std::function<bool(std::uint64_t)>& step) {
+  constexpr unsigned kMostRefusals = 16;  // in a row
+  PAYMENTS_ASSIGN(days, tables_.request.raw().days(window));
+  std::uint64_t rows = 0;
+  for (const Day day : days) {
+    std::string after;
+    unsigned refusals = 0;
+    for (bool more = true; more;) {
+      const std::uint64_t before = rows;
+      const auto read = visit_some(day, visit, after, rows);
+      refusals = rows != before ? 0 : refusals + 1;
+      if (read) {
+        more = *read;
+      } else if (read.error() == Code::tree_not_found) {
+        break;  // the day was dropped
+      } else if (!read.error().retryable() || refusals > kMostRefusals) {
+        return std::unexpected(read.error());
+      }
+      if (step && !step(rows)) return fail(Code::interrupted);
+    }
+  }
+  return {};
+}
+
+// The next rows of a day; `after` and `rows` move with each that was visited. False: that was all.
+Result<bool> FlowCore::visit_some(Day day, const VisitRequest& visit, std::string& after,
+                                  std::uint64_t& rows) {
+  constexpr unsigned kRowsAtOnce = 256;
   PAYMENTS_ASSIGN(txn, db_.read_only());
-  std::vector<std::string> ids;
-  const Micros old = now() - std::chrono::microseconds(options_.lease).count();
-  auto c = tables_.request.scan(txn);
-  while (c.next()) {
-    if (c.row().create_date > old) continue;
-    PAYMENTS_ASSIGN(result, tables_.result.get(txn, {.request = c.row().id}));
-    if (!result) ids.push_back(c.row().id);
+  auto c = tables_.request.scan(txn, Window::day(day), nullptr, after);
+  unsigned n = 0;
+  for (; n < kRowsAtOnce && c.next(); ++n) {
+    PAYMENTS_TRY(visit(txn, c.row()));
+    after = c.key();
+    ++rows;
   }
   PAYMENTS_TRY(c.status());
   PAYMENTS_TRY(txn.rollback());
+  return n == kRowsAtOnce;
+}
+
+Result<std::vector<std::string>> FlowCore::find_orphans(
+    const std::function<bool(std::uint64_t)>& step) {
+  std::vector<std::string> ids;
+  const Micros old = now() - std::chrono::microseconds(options_.lease).count();
+  PAYMENTS_TRY(visit_requests(
+      {.to = day_of(old)},
+      [&](Transaction& txn, const RequestRow& row) -> Result<void> {
+        if (row.create_date > old) return {};
+        PAYMENTS_ASSIGN(result, tables_.result.get(txn, {.request = row.id}));
+        if (!result) ids.push_back(row.id);
+        return {};
+      },
+      step));
   return ids;
 }
 

@@ -137,10 +137,10 @@ std::string group_prefix(std::string_view group) {
 }
 
 std::string ReadPlan::text() const {
-  std::string out = "partitions opened: " + std::to_string(opened.size()) +
-                    ", pruned: " + std::to_string(pruned) +
-                    "; rows visited: " + std::to_string(visited) +
-                    ", returned: " + std::to_string(returned);
+  std::string out =
+      "partitions opened: " + std::to_string(opened.size()) +
+      ", pruned: " + std::to_string(pruned) + "; leaf pages read: " + std::to_string(leaves) +
+      "; rows visited: " + std::to_string(visited) + ", returned: " + std::to_string(returned);
   for (const std::string& name : opened) out.append("\n  ").append(name);
   if (opened.size() > kManyPartitions)
     out += "\nwarning: this read grows with every stored day; ask for fewer days";

@@ -67,11 +67,91 @@ Result<void> PaymentTables::prepare(Day day) const {
   return result.prepare(day);
 }
 
-Result<void> PaymentTables::drop_payments(Database& db, Day day) const {
+// ---- dropping ----------------------------------------------------------------------------------
+
+namespace {
+
+/// What of a day is not finished.
+struct Open {
+  std::uint64_t count = 0;
+  std::string first;  ///< in key order
+
+  void add(const std::string& id) {
+    if (count++ == 0) first = id;
+  }
+  [[nodiscard]] Result<void> refuse(std::string_view table, Day day, const char* what) const {
+    if (count == 0) return {};
+    ErrorDetail detail;
+    detail.what = std::to_string(count) + " rows of " + format_day(day) + " " + what;
+    detail.tree = table;
+    detail.key = first;
+    return fail(Code::unfinished, std::move(detail));
+  }
+};
+
+// A result's key is its request's: both partitions are walked once, side by side.
+Result<Open> open_requests(Transaction& txn, const PaymentTables& t, Day day) {
+  Open open;
+  auto requests = t.request.scan(txn, Window::day(day));
+  auto results = t.result.scan(txn, Window::day(day));
+  bool more = results.next();
+  while (requests.next()) {
+    while (more && results.key() < requests.key()) more = results.next();
+    if (!more || results.key() != requests.key()) open.add(requests.row().id);
+  }
+  PAYMENTS_TRY(requests.status());
+  PAYMENTS_TRY(results.status());
+  return open;
+}
+
+Result<Open> open_cancels(Transaction& txn, const PaymentTables& t, Day day) {
+  Open open;
+  auto c = t.cancel.scan(txn, Window::day(day));
+  while (c.next()) {
+    PAYMENTS_ASSIGN(state, t.state_of(txn, c.row()));
+    if (!state.closed) open.add(c.row().transaction);
+  }
+  PAYMENTS_TRY(c.status());
+  return open;
+}
+
+}  // namespace
+
+Result<PaymentTables::CancelState> PaymentTables::state_of(Transaction& txn,
+                                                           const CancelRow& row) const {
+  CancelState out;
+  PAYMENTS_ASSIGN(dead, dead_letter.get(txn, {.transaction = row.transaction}));
+  out.closed = dead.has_value();
+  auto a = cancel_attempt.group(txn, row.transaction, {}, false, nullptr, day_of(row.create_date));
+  while (a.next()) {
+    out.tries = a.row().attempt;
+    out.failures += a.row().detail == "nothing_there" ? 0 : 1;
+    out.closed = out.closed || a.row().outcome == CancelOutcome::delivered;
+  }
+  PAYMENTS_TRY(a.status());
+  return out;
+}
+
+Result<void> PaymentTables::drop_payments(Database& db, Day day, Unfinished unfinished) const {
+  if (unfinished == Unfinished::refuse) {
+    PAYMENTS_ASSIGN(txn, db.read_only());
+    PAYMENTS_ASSIGN(open, open_requests(txn, *this, day));
+    PAYMENTS_TRY(txn.rollback());
+    PAYMENTS_TRY(open.refuse(RequestRow::kTable.name, day,
+                             "have no result: sweep first, or drop them with Unfinished::drop"));
+  }
   return drop_day(db, day, std::array{request.raw(), transaction.raw(), result.raw()});
 }
 
-Result<void> PaymentTables::drop_cancels(Database& db, Day day) const {
+Result<void> PaymentTables::drop_cancels(Database& db, Day day, Unfinished unfinished) const {
+  if (unfinished == Unfinished::refuse) {
+    PAYMENTS_ASSIGN(txn, db.read_only());
+    PAYMENTS_ASSIGN(open, open_cancels(txn, *this, day));
+    PAYMENTS_TRY(txn.rollback());
+    PAYMENTS_TRY(open.refuse(
+        CancelRow::kTable.name, day,
+        "are neither delivered nor given up: drain first, or drop them with Unfinished::drop"));
+  }
   return drop_day(db, day, std::array{cancel.raw(), cancel_attempt.raw(), dead_letter.raw()});
 }
 

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/tools/card_numbers.hpp"
+
 namespace kessai::io::test {
 
 class TempDir {
@@ -19,6 +21,7 @@ class TempDir {
     path_ = ::mkdtemp(pattern.data());
   }
   ~TempDir() {
+    tools::expect_no_card_numbers(path_);
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }

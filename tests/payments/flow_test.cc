@@ -229,10 +229,42 @@ TEST(Flow, WithoutTimeLeftNothingIsSent) {
   opened(life);
   Order o = order("a");
   o.patience = 1400ms;  // margin 1 s, least call 0.5 s
-  const Answer a = life.pay_now(o);
-  EXPECT_EQ(a.kind, AnswerKind::failed);
+  EXPECT_EQ(life.pay_now(o).kind, AnswerKind::refused);
   EXPECT_EQ(calls(world, "a"), 0u);
-  EXPECT_EQ(stored(life, "a").result->status, Status::failed_not_sent);
+  EXPECT_FALSE(stored(life, "a").request) << "found out before any row";
+  // The time went while it waited for its turn: busy, and again without a row.
+  life.pay(order("b"));
+  world.clock.advance(9'000'000'000);
+  ASSERT_TRUE(life.run_answers());
+  EXPECT_EQ(life.answers["b"].at(0).kind, AnswerKind::busy);
+  EXPECT_FALSE(stored(life, "b").request);
+  EXPECT_EQ(life.flow->stats().busy, 1u);
+  EXPECT_EQ(life.flow->stats().refused, 1u);
+}
+
+// Who asks with little patience about an id that is known is told what became of it.
+TEST(Flow, WithoutTimeLeftAKnownIdIsAnswered) {
+  World world;
+  Life life(world);
+  opened(life);
+  Order o = order("done");
+  EXPECT_EQ(life.pay_now(o).kind, AnswerKind::success);
+  o.patience = 100ms;
+  EXPECT_EQ(life.pay_now(o).kind, AnswerKind::success);
+  {
+    const PaymentTables t = life.tables();  // accepted, by somebody who is still at it
+    auto txn = life.db->begin().value();
+    RequestRow row = *stored(life, "done").request;
+    row.id = "open";
+    ASSERT_TRUE(t.request.insert(txn, row).value().inserted);
+    ASSERT_TRUE(txn.commit().has_value());
+  }
+  Order open = order("open");
+  open.card_token = "tok-done";
+  open.patience = 100ms;
+  EXPECT_EQ(life.pay_now(open).kind, AnswerKind::unique_violation);
+  open.amount += 1;
+  EXPECT_EQ(life.pay_now(open).kind, AnswerKind::key_reused_mismatch);
 }
 
 // A late answer after the deadline changes nothing.
@@ -275,6 +307,75 @@ TEST(Flow, WithoutTheLogNothingIsSent) {
   EXPECT_EQ(a.kind, AnswerKind::failed);
   EXPECT_EQ(calls(world, "a"), 0u);
   EXPECT_EQ(stored(life, "a").result->status, Status::failed_not_sent);
+}
+
+// Who runs the service is told, once, and finds it in the store; another failure is told again.
+TEST(Flow, ALogThatTakesNothingRaisesAnAlert) {
+  World world;
+  std::vector<std::string> told;
+  const auto tell = [&](const Alert& a) { told.push_back(a.what); };
+  {
+    Life life(world);
+    life.options.on_alert = tell;
+    opened(life);
+    world.outside.add_fault(
+        {.what = io::Fault::What::io_error, .kind = "write", .file = {}, .count = 1});
+    for (const char* id : {"a", "b", "c"}) {
+      EXPECT_EQ(life.pay_now(order(id)).kind, AnswerKind::failed);
+      EXPECT_EQ(calls(world, id), 0u);
+    }
+    life.run_for(1s);
+    EXPECT_EQ(told, std::vector<std::string>{"log_failed"});
+    ASSERT_EQ(alerts(life).size(), 1u);
+    EXPECT_EQ(alerts(life)[0].what, "log_failed");
+    EXPECT_NE(alerts(life)[0].detail.find("io_error"), std::string::npos) << alerts(life)[0].detail;
+  }
+  Life life(world, 2);
+  life.options.on_alert = tell;
+  life.options.log_segment_bytes = 64_KiB;
+  opened(life);
+  for (int round = 0; round < 2; ++round) {
+    told.clear();
+    std::uint64_t used = 0;
+    for (const auto& name : world.outside.files()) used += world.outside.file_bytes(name).size();
+    world.outside.set_capacity(used);
+    int failed = 0;
+    for (int i = 0; i < 100 && failed < 3; ++i) {
+      const std::string id = std::to_string(round) + "/" + std::to_string(i);
+      failed += life.pay_now(order(id)).kind == AnswerKind::failed ? 1 : 0;
+    }
+    EXPECT_EQ(failed, 3);
+    life.run_for(1s);
+    EXPECT_EQ(told, std::vector<std::string>{"log_full"}) << round;
+    EXPECT_EQ(alerts(life).size(), 2u + static_cast<unsigned>(round));
+    world.outside.set_capacity(UINT64_MAX);
+    EXPECT_EQ(life.pay_now(order("room" + std::to_string(round))).kind, AnswerKind::success);
+  }
+}
+
+// Nothing takes anything: the callback is what is left.
+TEST(Flow, ASpoolThatTakesNothingIsTold) {
+  World world;
+  Life life(world);
+  std::vector<std::string> told;
+  life.options.on_alert = [&](const Alert& a) { told.push_back(a.what + ": " + a.detail); };
+  opened(life);
+  life.acquirer->silent = true;
+  for (const char* id : {"a", "b"}) life.pay(order(id));
+  life.executor->run_ready();
+  ASSERT_EQ(life.acquirer->waiting.size(), 2u);
+  for (io::SimDisk* disk : {&world.store, &world.outside})
+    for (const char* kind : {"write", "write_durable", "flush"})
+      disk->add_fault(
+          {.what = io::Fault::What::io_error, .kind = kind, .file = {}, .count = 100'000});
+  for (const auto& reply : life.acquirer->waiting)
+    reply({.outcome = AuthOutcome::ok, .auth_code = "1", .reason = {}});
+  ASSERT_TRUE(life.run_answers());
+  EXPECT_EQ(life.answers["a"].at(0).kind, AnswerKind::unknown);
+  EXPECT_EQ(life.answers["b"].at(0).kind, AnswerKind::unknown);
+  life.run_for(1s);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_TRUE(told[0].starts_with("spool_failed: ")) << told[0];
 }
 
 // Step 10: the store dies under the call. The cancel goes out from the spool while the store is
@@ -549,6 +650,50 @@ TEST(Flow, AStalledLogLeavesNoTimeForTheCall) {
   EXPECT_FALSE(life.acquirer->called.contains(transaction_id_of("a")));
   EXPECT_EQ(stored(life, "a").result->status, Status::failed_not_sent);
   EXPECT_GT(stored(life, "a").result->log_position, 0u);
+}
+
+// A sweep reads in short transactions: between them nothing of the store is held, and who writes
+// into the day that is being read gets in (in the S2PL build a scan of all would answer
+// self_deadlock here).
+TEST(Flow, ASweepHoldsNothingForLong) {
+  World world;
+  Life life(world);
+  life.options.lease = 0s;
+  opened(life);
+  constexpr int kRows = 1500, kOpen = 5, kMostAtOnce = 256;
+  const Micros now = static_cast<Micros>(world.clock.unix_micros());
+  const PaymentTables t = life.tables();
+  const auto write = [&](const std::string& id, Micros create_date, bool result) {
+    auto txn =
+        life.db->begin({.isolation = Isolation::read_committed, .lock_timeout = 0ms}).value();
+    const auto request = t.request.insert(txn, {.id = id, .amount = 1, .create_date = create_date});
+    ASSERT_TRUE(request.has_value()) << request.error().message();
+    if (result) {
+      ASSERT_TRUE(t.result.insert(txn, {.request = id, .create_date = create_date}).has_value());
+    }
+    ASSERT_TRUE(txn.commit().has_value());
+  };
+  for (int i = 0; i < kRows; ++i)
+    write("id" + std::to_string(i), now - (i % 3 == 0 ? kDayMicros : 0), i >= kOpen);
+  EXPECT_EQ(life.flow->sweep([](std::uint64_t) { return false; }).error(), Code::interrupted);
+  std::uint64_t seen = 0;
+  int pieces = 0;
+  const auto waits = life.db->stats().lock_waits;
+  const auto closed = life.flow->sweep([&](std::uint64_t rows) {
+    EXPECT_LE(rows - seen, std::uint64_t{kMostAtOnce});
+    seen = rows;
+    EXPECT_TRUE(life.db->locks().empty());
+    EXPECT_EQ(life.db->stats().locks_held, 0u);
+    EXPECT_TRUE(life.db->transactions().empty());
+    write("beside" + std::to_string(pieces++), now + 1, false);
+    return true;
+  });
+  ASSERT_TRUE(closed.has_value()) << closed.error().message();
+  EXPECT_EQ(*closed, std::uint64_t{kOpen});
+  EXPECT_GE(seen, std::uint64_t{kRows});
+  EXPECT_GE(pieces, kRows / kMostAtOnce);
+  EXPECT_EQ(life.db->stats().lock_waits, waits);
+  EXPECT_EQ(life.flow->sweep().value(), 0u);
 }
 
 // A sweep that cannot write says so.

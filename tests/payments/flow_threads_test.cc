@@ -141,6 +141,92 @@ TEST(FlowThreads, PaysOnceWhateverEndsInTheMiddle) {
   ASSERT_TRUE((*flow)->close().has_value());
 }
 
+// Two services sweep one store at once: each orphan is closed by one of them, with one cancel where
+// it may have been sent. Method: orphans written beside both, then both sweep on threads.
+TEST(FlowThreads, TwoSweepersAtOnceCloseEachOrphanOnce) {
+  const io::test::TempDir dir;
+  ThreadedAcquirer acquirer;
+  Database db = Database::open(dir.path() + "/store", {.memory = 16_MiB, .create = true}).value();
+  FlowOptions options;
+  options.lease = std::chrono::milliseconds(0);
+  options.upkeep_interval = std::chrono::hours(1);
+  options.acquirer_window = std::chrono::milliseconds(0);
+  Executor executors[2];
+  std::vector<std::unique_ptr<PaymentFlow>> flows;
+  for (int i = 0; i < 2; ++i) {
+    auto flow = PaymentFlow::open(db, executors[i], dir.path() + "/log" + std::to_string(i),
+                                  acquirer, options);
+    ASSERT_TRUE(flow.has_value()) << flow.error().message();
+    flows.push_back(std::move(*flow));
+  }
+  const PaymentTables t = PaymentTables::open(db, true).value();
+  constexpr int kRounds = 5, kOrphans = 200;
+  std::uint64_t by[2] = {0, 0};
+  for (int round = 0; round < kRounds; ++round) {
+    {
+      auto txn = db.begin({.isolation = Isolation::read_committed}).value();
+      for (int n = 0; n < kOrphans; ++n) {
+        const std::string id = id_of(round, n);
+        const Micros now = executors[0].unix_micros() - 1000;
+        ASSERT_TRUE(t.request.insert(txn, {.id = id, .amount = 1, .create_date = now}).has_value());
+        if (n % 2 == 0) {
+          ASSERT_TRUE(t.transaction
+                          .insert(txn, {.id = transaction_id_of(id),
+                                        .request = id,
+                                        .amount = 1,
+                                        .create_date = now,
+                                        .acquirer_key = transaction_id_of(id)})
+                          .has_value());
+        }
+      }
+      ASSERT_TRUE(txn.commit().has_value());
+    }
+    // Both have found all of them before either closes one.
+    std::atomic<int> found{0};
+    Result<std::uint64_t> swept[2];
+    std::vector<std::thread> sweepers;
+    for (int i = 0; i < 2; ++i) {
+      sweepers.emplace_back([&, i] {
+        bool told = false;
+        swept[i] = flows[static_cast<std::size_t>(i)]->sweep([&](std::uint64_t rows) {
+          if (rows < std::uint64_t{kOrphans} * (round + 1u) || std::exchange(told, true))
+            return true;
+          for (++found; found < 2;) std::this_thread::yield();
+          return true;
+        });
+        if (!told) ++found;  // it failed: the other must not wait for it
+      });
+    }
+    for (auto& s : sweepers) s.join();
+    for (int i = 0; i < 2; ++i) {
+      ASSERT_TRUE(swept[i].has_value()) << swept[i].error().message();
+      by[i] += *swept[i];
+    }
+    EXPECT_EQ(*swept[0] + *swept[1], std::uint64_t{kOrphans});
+  }
+  std::printf("closed by the two: %llu and %llu\n", static_cast<unsigned long long>(by[0]),
+              static_cast<unsigned long long>(by[1]));
+  for (auto& flow : flows) {
+    EXPECT_EQ(flow->drain(std::chrono::seconds(60)), 0u);
+  }
+  auto txn = db.read_only().value();
+  int cancels = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    for (int n = 0; n < kOrphans; ++n) {
+      const std::string id = id_of(round, n);
+      const auto result = t.result.get(txn, {.request = id}).value();
+      ASSERT_TRUE(result.has_value()) << id;
+      EXPECT_EQ(result->status,
+                n % 2 == 0 ? Status::failed_cancel_requested : Status::failed_not_sent);
+      const bool cancel =
+          t.cancel.get(txn, {.transaction = transaction_id_of(id)}).value().has_value();
+      EXPECT_EQ(cancel, n % 2 == 0) << id;
+      cancels += cancel ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(cancels, kRounds * kOrphans / 2);
+}
+
 // Appends from many threads: each gets a position of its own, and all are found again.
 TEST(FlowThreads, AJournalTakesAppendsFromManyThreads) {
   const io::test::TempDir dir;

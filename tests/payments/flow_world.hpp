@@ -64,6 +64,8 @@ class StubAcquirer final : public Acquirer {
   const bool& dead_;
 };
 
+inline constexpr Micros kDayMicros = 86'400'000'000;
+
 struct World {
   io::SimDisk store{101}, outside{202};
   io::VirtualClock clock;

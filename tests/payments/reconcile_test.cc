@@ -205,6 +205,33 @@ TEST_F(Reconcile, CountsRowsOfTheNextDayAndMidnight) {
             (std::vector<std::string>{"payment_result.20101201", "payment_result.20101202"}));
 }
 
+// Goal: a payment that its own day's report does not read is in the report of the day on which it
+// was created, though no statement names it, and in no other report.
+TEST_F(Reconcile, ReportsWhatNoStatementNames) {
+  pay("1 ours", 1);
+  pay_late("late", 9, kDay - 2, kDay, Status::captured);
+  pay_late("very late", 9, kDay - 30, kDay, Status::refunded);
+  pay_late("early", 9, kDay + 1, kDay, Status::captured);
+  pay_late("next day's", 9, kDay - 1, kDay, Status::captured);
+  pay_late("moved nothing", 9, kDay - 5, kDay, Status::declined);
+  pay_late("tomorrow", 9, kDay - 4, kDay + 1, Status::captured);
+  const auto r = must(compare({{"1 ours", 1}}));
+  EXPECT_EQ(shown(r), "outside_window early;outside_window late;outside_window very late;");
+  EXPECT_FALSE(r.ok);
+  EXPECT_EQ(r.count_here, 1u);
+  EXPECT_EQ(r.sum_here, 1);
+  EXPECT_EQ(r.matched, 1u);
+  std::string all;
+  for (Day d = kDay - 31; d <= kDay + 3; ++d) {
+    if (d == kDay || d == kDay - 1) continue;
+    all += shown(must(compare({}, d)));
+  }
+  EXPECT_EQ(all, "outside_window tomorrow;");
+  EXPECT_TRUE(must(compare({{"next day's", 9}}, kDay - 1)).ok);
+  EXPECT_EQ(must(send_differences(*store.db, ledger.tables(), kDay, r, kDay * kDayMicros)), 3u);
+  for (const std::string& c : cancels()) EXPECT_TRUE(c.starts_with("review ")) << c;
+}
+
 TEST_F(Reconcile, RefusesAStatementOfAnotherDay) {
   pay("1", 5);
   pay("2", 6, kDay + 3);
@@ -292,15 +319,15 @@ TEST_F(Reconcile, AgreesWithAModelOnRandomDays) {
   }
 }
 
-// Goal: S50: what is read does not grow with the days stored. Method: rows visited and partitions
-// opened for one day with 3, 30 and 365 days in the store.
+// Goal: S50: what is read does not grow with the days stored. Method: rows visited, leaf pages read
+// and partitions opened for one day with 3, 30 and 365 days in the store.
 TEST_F(Reconcile, ReadsTheSameHoweverManyDaysAreStored) {
-  constexpr int kRows = 4;
+  constexpr int kRows = 40;
   Day filled = kDay;
   std::vector<Line> lines;
   for (int i = 0; i < kRows; ++i)
     lines.push_back({std::to_string(kDay) + "/" + std::to_string(i), 5});
-  std::vector<std::uint64_t> visited;
+  std::vector<std::uint64_t> visited, leaves;
   for (const int days : {3, 30, 365}) {
     for (; filled < kDay + days; ++filled) {
       must(store.run([&](Transaction& txn) -> Result<int> {
@@ -315,6 +342,7 @@ TEST_F(Reconcile, ReadsTheSameHoweverManyDaysAreStored) {
           done.amount = 5;
           done.payment_date = filled;
           done.create_date = r.create_date;
+          done.answer = std::string(300, 'a');  // so that a day has some pages
           must(ledger.tables().result.insert(txn, done));
         }
         return 0;
@@ -325,8 +353,14 @@ TEST_F(Reconcile, ReadsTheSameHoweverManyDaysAreStored) {
     EXPECT_EQ(r.plan.opened.size(), 2u);
     EXPECT_EQ(r.plan.pruned, static_cast<std::uint64_t>(days - 2));
     visited.push_back(r.plan.visited);
+    leaves.push_back(r.plan.leaves);
   }
   EXPECT_EQ(visited, std::vector<std::uint64_t>(3, 2 * kRows));
+  EXPECT_GT(leaves[0], 4u);
+  for (const std::uint64_t n : leaves) {  // +-10 %
+    EXPECT_GE(n * 10, leaves[0] * 9);
+    EXPECT_LE(n * 10, leaves[0] * 11);
+  }
 }
 
 #ifdef KESSAI_COMPLETE

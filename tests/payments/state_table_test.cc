@@ -204,6 +204,73 @@ TEST(StateTable, Row6ARestoredBackupIsVetoedByTheLog) {
   EXPECT_EQ(held(world, "before"), 1u);
 }
 
+// Row 6, a cancel that only the spool knows: the backup has the success, and is told by the spool
+// that it was cancelled, though the spool has begun other segments and marks since.
+TEST(StateTable, Row6ARestoredBackupIsToldByTheSpool) {
+  World world;
+  {
+    Life life(world);
+    ASSERT_TRUE(life.open().has_value());
+    EXPECT_EQ(life.pay_now(order("a")).kind, AnswerKind::success);
+    ASSERT_TRUE(life.flow->close().has_value());
+  }
+  const io::SimDisk backup = world.store;
+  {
+    // As a flow leaves it whose store died when the result was written.
+    Life life(world, 2);
+    Journal spool = life.journal(kSpoolName);
+    const auto cancel = [&](const std::string& id) {
+      const CancelRow row{.transaction = transaction_id_of(id),
+                          .request = id,
+                          .reason = "result_not_written",
+                          .acquirer_key = transaction_id_of(id),
+                          .amount = 1000,
+                          .create_date = life.executor->unix_micros()};
+      ASSERT_TRUE(spool.append(encode_spooled(row)).has_value());
+    };
+    cancel("a");
+    for (int i = 0; i < 100; ++i) cancel("other" + std::to_string(i));
+  }
+  {
+    Life life(world, 3);
+    life.options.mark_every = 1;
+    ASSERT_TRUE(life.open().has_value());
+    EXPECT_EQ(life.flow->recovery().from_spool, 101u);
+    EXPECT_TRUE(life.drain());
+    EXPECT_EQ(held(world, "a"), 0u);
+    EXPECT_EQ(life.pay_now(order("b")).kind, AnswerKind::success);
+    ASSERT_TRUE(life.flow->close().has_value());
+  }
+  world.store = backup;
+  {
+    Started s(world);
+    EXPECT_EQ(s.recovery().from_spool, 101u);
+    EXPECT_EQ(s.again().kind, AnswerKind::failed) << "it was cancelled";
+    EXPECT_TRUE(stored(s.life, "a").cancel);
+  }
+  // After keep_log the spool goes as well, and a backup that would need it is refused.
+  {
+    Life life(world, 5);
+    life.options.mark_every = 1;
+    life.options.keep_log = std::chrono::hours(0);
+    ASSERT_TRUE(life.open().has_value());
+    world.clock.advance(1'000'000);
+    EXPECT_EQ(life.pay_now(order("c")).kind, AnswerKind::success);
+    EXPECT_EQ(life.pay_now(order("d")).kind, AnswerKind::success);
+    life.run_for(1s);
+    ASSERT_TRUE(life.flow->close().has_value());
+    life.flow.reset();
+    EXPECT_GT(life.journal(kSpoolName).first(), 1u);
+  }
+  world.store = backup;
+  Life life(world, 6);
+  const auto refused = life.open();
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::damaged);
+  EXPECT_NE(refused.error().message().find("older than the spool"), std::string::npos)
+      << refused.error().message();
+}
+
 // Row 6, the store replaced by an empty one.
 TEST(StateTable, Row6AnEmptyStoreIsVetoedByTheLog) {
   World world;

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tripwire: does a file hold what looks like a card number? The payments layer stores tokens
-// only.
+// only. The folders of the tests (ScratchFolder, TempDir) look through everything that is in them
+// before they are removed, so that no test of the whole run leaves one anywhere.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 
@@ -32,7 +37,12 @@ namespace kessai::tools {
   const auto digit = [&](std::size_t i) {
     return i < bytes.size() && bytes[i] >= '0' && bytes[i] <= '9';
   };
+  const auto part = [&](std::size_t i) {
+    return digit(i) || (i < bytes.size() && (bytes[i] == ' ' || bytes[i] == '-'));
+  };
+  constexpr std::size_t kSkip = 8;  // less than a number has bytes
   for (std::size_t i = 0; i < bytes.size(); ++i) {
+    while (i + kSkip <= bytes.size() && !part(i + kSkip - 1)) i += kSkip;
     if (!digit(i) || (i != 0 && (digit(i - 1) || bytes[i - 1] == '.'))) continue;
     std::string number;
     std::size_t end = i;
@@ -48,6 +58,33 @@ namespace kessai::tools {
     i = end;
   }
   return {};
+}
+
+/// The first card number in a file, in pieces that overlap.
+[[nodiscard]] inline std::string find_card_number_in(const std::filesystem::path& file) {
+  constexpr std::size_t kPiece = 1 << 20, kOverlap = 64;
+  std::ifstream in(file, std::ios::binary);
+  std::string bytes;
+  for (;;) {
+    const std::size_t had = bytes.size();
+    bytes.resize(had + kPiece);
+    in.read(bytes.data() + had, kPiece);
+    bytes.resize(had + static_cast<std::size_t>(in.gcount()));
+    if (auto found = find_card_number(bytes); !found.empty()) return found;
+    if (in.gcount() == 0) return {};
+    if (bytes.size() > kOverlap) bytes.erase(0, bytes.size() - kOverlap);
+  }
+}
+
+/// No file below `folder` may hold one.
+inline void expect_no_card_numbers(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  for (fs::recursive_directory_iterator at(folder, ignored), end; !ignored && at != end;
+       at.increment(ignored)) {
+    if (!at->is_regular_file(ignored)) continue;
+    EXPECT_EQ(find_card_number_in(at->path()), "") << at->path();
+  }
 }
 
 }  // namespace kessai::tools

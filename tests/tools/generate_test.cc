@@ -9,6 +9,7 @@
 #include <set>
 
 #include "kessai/payments/invoice_file.hpp"
+#include "tests/tools/card_numbers.hpp"
 #include "tools/latency.hpp"
 
 namespace kessai::tools {
@@ -28,7 +29,10 @@ class Generate : public ::testing::Test {
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
   }
-  void TearDown() override { fs::remove_all(dir_); }
+  void TearDown() override {
+    expect_no_card_numbers(dir_);
+    fs::remove_all(dir_);
+  }
   std::string dir_;
 };
 

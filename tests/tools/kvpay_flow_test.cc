@@ -85,6 +85,24 @@ TEST(KvpayLoad, RefusesCleanlyBeyondItsCapacity) {
   EXPECT_EQ(rows[1]["row_inserts"], rows[0]["ok"].get<std::uint64_t>() * 3);
 }
 
+// A burst of a hundred times the rate: what is refused left no row anywhere.
+TEST(KvpayLoad, ABurstIsRefusedWithoutARow) {
+  const ScratchFolder scratch;
+  const Ran r = run(quick_load(scratch / "store", {"--profile", "burst100", "--from", "5", "--ramp",
+                                                   "5:5:1", "--inflight", "10"}),
+                    scratch);
+  EXPECT_EQ(r.code, 0) << r.err << r.out;
+  const auto rows = r.rows();
+  ASSERT_EQ(rows.size(), 4u) << r.out;
+  EXPECT_EQ(rows[1]["rps_target"], 500);
+  EXPECT_GT(rows[1]["busy"], 0);
+  std::uint64_t ok = 0;
+  for (int i = 0; i < 3; ++i) ok += rows[static_cast<std::size_t>(i)]["ok"].get<std::uint64_t>();
+  const Json totals = run(kvpay({"totals", scratch / "store", "--json"}), scratch).row();
+  EXPECT_EQ(totals["requests"], ok);
+  EXPECT_EQ(totals["payments"], ok);
+}
+
 TEST(KvpayCompare, FlagsATenPercentRegression) {
   const ScratchFolder scratch;
   spill(scratch / "a", "{\"rps_target\":200,\"store_p99_us\":1000}\n{\"summary\":true}\n");

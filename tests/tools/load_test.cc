@@ -7,6 +7,10 @@
 
 #include <set>
 
+#include "io/env.hpp"
+#include "kessai/executor.hpp"
+#include "tests/io/temp_dir.hpp"
+#include "tools/load_collector.hpp"
 #include "tools/stub_book.hpp"
 
 namespace kessai::tools {
@@ -79,6 +83,83 @@ TEST(Load, ASpikeNamesItsTopWait) {
   EXPECT_EQ(spikes[0].second, 7u);
   EXPECT_EQ(spikes[0].rps, 300u);
   EXPECT_EQ(spikes[0].top_wait, "leaf_split");
+}
+
+payments::Answer success() {
+  payments::Answer a;
+  a.kind = payments::AnswerKind::success;
+  return a;
+}
+
+// What is answered after its step was reported is an error of that step, and nothing of the next.
+TEST(Load, ALateAnswerChangesNoReport) {
+  constexpr std::uint64_t kMs = 1'000'000;
+  LoadCollector c(2);
+  for (int i = 0; i < 3; ++i) c.submitted(0);
+  c.answered(0, 0, 0, 5 * kMs, success());
+  EXPECT_FALSE(c.take(0, false).has_value());
+  const auto first = c.take(0, true);
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->ok, 1u);
+  EXPECT_EQ(first->errors, 2u);
+  const std::uint64_t p99 = c.p99_of(0);
+  c.submitted(1);
+  c.answered(0, 0, 0, 40'000 * kMs, success());
+  c.answered(1, 1, 0, kMs, success());
+  c.answered(0, 0, 0, 40'000 * kMs, success());
+  const auto second = c.take(1, false);
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->submitted, 1u);
+  EXPECT_EQ(second->answered, 1u);
+  EXPECT_EQ(second->ok, 1u);
+  EXPECT_EQ(second->errors, 0u);
+  EXPECT_LT(second->total.max_us(), 2000);
+  EXPECT_EQ(c.p99_of(0), p99);
+}
+
+/// Answers nothing until more than `first` have asked; then everybody.
+class Hesitant final : public payments::Acquirer {
+ public:
+  explicit Hesitant(std::size_t first) : first_(first) {}
+  void authorise(const payments::Authorisation&,
+                 std::function<void(payments::AuthReply)> done) override {
+    waiting_.push_back(std::move(done));
+    if (++asked_ <= first_) return;
+    for (auto& answer : std::exchange(waiting_, {}))
+      answer({.outcome = payments::AuthOutcome::ok, .auth_code = "1", .reason = {}});
+  }
+  void cancel(const payments::Cancellation&,
+              std::function<void(payments::CancelReply)> done) override {
+    done(payments::CancelReply::nothing_there);
+  }
+
+ private:
+  std::size_t first_, asked_ = 0;
+  std::vector<std::function<void(payments::AuthReply)>> waiting_;
+};
+
+// Open loop also between steps: the second step begins though nothing of the first is answered.
+TEST(Load, DoesNotRestBetweenSteps) {
+  const io::test::TempDir dir;
+  auto db = Database::open(dir.path() + "/store", {.memory = 8_MiB, .create = true}).value();
+  Executor executor;
+  Hesitant acquirer(20);
+  auto flow = payments::PaymentFlow::open(db, executor, dir.path() + "/log", acquirer);
+  ASSERT_TRUE(flow.has_value()) << flow.error().message();
+  LoadOptions options;
+  options.seed = 1;
+  unsigned told = 0;
+  const LoadReport r = run_load(**flow, options, {{20, 1}, {20, 1}}, 100, [&](const StepReport& s) {
+    EXPECT_EQ(s.step.rps, 20u);
+    ++told;
+  });
+  EXPECT_EQ(told, 2u);
+  ASSERT_EQ(r.steps.size(), 2u);
+  for (const StepReport& s : r.steps) {
+    EXPECT_EQ(s.submitted, 20u);
+    EXPECT_EQ(s.ok, 20u) << "unknown: " << s.unknown << ", errors: " << s.errors;
+  }
+  EXPECT_TRUE((*flow)->close().has_value());
 }
 
 TEST(Load, ComparesReportsStepByStep) {

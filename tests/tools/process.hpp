@@ -21,6 +21,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/tools/card_numbers.hpp"
+
 namespace kessai::tools {
 
 using Json = nlohmann::ordered_json;
@@ -34,7 +36,10 @@ class ScratchFolder {
         std::string(base == nullptr || *base == '\0' ? "/var/tmp" : base) + "/kessai-testXXXXXX";
     if (mkdtemp(path_.data()) == nullptr) std::abort();
   }
-  ~ScratchFolder() { std::filesystem::remove_all(path_); }
+  ~ScratchFolder() {
+    expect_no_card_numbers(path_);
+    std::filesystem::remove_all(path_);
+  }
   ScratchFolder(const ScratchFolder&) = delete;
   ScratchFolder& operator=(const ScratchFolder&) = delete;
   [[nodiscard]] std::string operator/(std::string_view name) const {

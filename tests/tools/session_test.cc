@@ -19,6 +19,7 @@
 #include <regex>
 #include <sstream>
 
+#include "tests/tools/card_numbers.hpp"
 #include "tools/shell.hpp"
 
 namespace kessai::tools {
@@ -108,6 +109,7 @@ TEST_P(SessionFile, AnswersAsRecorded) {
       actual += line + "\n" + answer;
     }
   }
+  expect_no_card_numbers(pattern);
   fs::remove_all(pattern);
   if (g_rewrite && !HasFailure()) {
     std::ofstream(path) << actual;

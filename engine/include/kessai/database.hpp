@@ -90,6 +90,8 @@ class Cursor {
   [[nodiscard]] std::string_view value() const noexcept;
   [[nodiscard]] Lsn lsn() const noexcept;  ///< commit LSN of the row; 0 for own uncommitted writes
   [[nodiscard]] const Result<void>& status() const noexcept;
+  /// Leaf pages read so far.
+  [[nodiscard]] std::uint64_t leaves() const noexcept;
 
  private:
   friend class engine::Store;

@@ -68,7 +68,8 @@ class Journal {
   /// the call began; stops when `fn` answers false.
   [[nodiscard]] Result<void> read(Position from,
                                   const std::function<bool(Position, std::string_view)>& fn);
-  /// Removes segments all of whose records are before `position`; the newest one stays.
+  /// Removes segments all of whose records are before `position`; the newest one stays. A crash in
+  /// the middle leaves a journal without gaps. Waits for a flush of the directory a segment.
   [[nodiscard]] Result<void> forget_before(Position position);
 
   [[nodiscard]] Position first() const;  ///< oldest record that is kept; next() when there is none

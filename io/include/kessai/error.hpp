@@ -31,7 +31,8 @@ enum class Code : std::uint16_t {
   tree_not_found = 22,
   tree_exists = 23,
   insert_only_violation =
-      24,  ///< put, update or remove in a tree made with TreeOptions::insert_only
+      24,           ///< put, update or remove in a tree made with TreeOptions::insert_only
+  unfinished = 25,  ///< what would go is still at work; finish it, or say that it may go
 
   // Concurrency; retryable() is true for these.
   write_conflict = 40,

@@ -27,7 +27,8 @@
 ///     overdraw.
 ///   * transfer, hold, capture and release are idempotent by deal id; the two lines of a transfer
 ///     are in one commit and sum to zero, so that money is conserved at every snapshot.
-///   * Sums are checked; an account has one currency.
+///   * Sums are checked. An account has one currency, that of its first event: anything that would
+///     book another one answers `invalid_argument`, after a look at one row.
 /// Transactions must be read_committed or serializable (both builds: see BeginOptions): with the
 /// snapshot level the sum would be one of the past, and the call answers `invalid_argument`. Run
 /// them with run_transaction: conflicts and deadlocks are retryable.
@@ -207,6 +208,8 @@ class Accounts {
   [[nodiscard]] Result<std::optional<BalanceMarkRow>> last_mark(Transaction& txn,
                                                                 std::string_view account,
                                                                 ReadPlan* plan = nullptr) const;
+  [[nodiscard]] Result<void> check_currency(Transaction& txn, const AccountEventRow& event,
+                                            const std::optional<BalanceMarkRow>& mark) const;
   [[nodiscard]] Result<void> insert_event(Transaction& txn, AccountEventRow event) const;
   [[nodiscard]] Result<Milli> left_of(Transaction& txn, std::string_view account,
                                       std::string_view hold_id, Currency currency) const;

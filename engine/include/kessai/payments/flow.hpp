@@ -85,7 +85,7 @@ struct Answer {
 };
 using Reply = std::function<void(const Answer&)>;
 
-/// A person should look. Stored as a row of `alert` first.
+/// A person should look. Stored as a row of `alert` first, when the store takes it.
 struct Alert {
   std::string subject, what, detail;
 };
@@ -109,16 +109,18 @@ struct FlowOptions {
   std::chrono::milliseconds acquirer_window{60'000};
   std::uint64_t mark_every = 10'000;  ///< log records between marks, which bound recovery
   std::uint64_t log_segment_bytes = 8_MiB;
-  std::chrono::hours keep_log{24 * 30};  ///< log kept for the veto over restored backups
-  bool create_log = true;                ///< false: log and spool must be there (`store_missing`)
-  bool deliver = true;                   ///< false: cancels are registered and not delivered
+  /// Log and spool are kept so long: what a restored backup that is no older is told by them.
+  std::chrono::hours keep_log{24 * 30};
+  bool create_log = true;  ///< false: log and spool must be there (`store_missing`)
+  bool deliver = true;     ///< false: cancels are registered and not delivered
   std::string acquirer_name = "acquirer";
   /// Step 4, when something must be gathered between request and transaction; called on the
   /// executor's thread, calls `done` later from any thread, in time for the call. Without it both
   /// rows are one commit.
   std::function<void(const Order&, std::function<void(Result<void>)> done)> gather = {};
-  std::function<void(const Alert&)> on_alert = {};  ///< executor's thread, after the row is durable
-  io::Env* journal_env = nullptr;                   ///< tests: the disk of log and spool
+  /// On the executor's thread, once the row is durable, or cannot become so.
+  std::function<void(const Alert&)> on_alert = {};
+  io::Env* journal_env = nullptr;  ///< tests: the disk of log and spool
 };
 
 /// What the start found and did (3.3 of the state table).
@@ -162,9 +164,11 @@ class PaymentFlow {
   [[nodiscard]] Answer pay(Order order);
 
   [[nodiscard]] const Recovery& recovery() const noexcept;
-  /// Closes requests older than the lease that nobody finished; scans the store for them. Answers
-  /// how many. Several at once do no harm.
-  [[nodiscard]] Result<std::uint64_t> sweep();
+  /// Closes requests older than the lease that nobody finished; scans the store for them, in short
+  /// transactions of a few hundred rows. Answers how many. Several at once do no harm. `step` is
+  /// called between the transactions, on the caller's thread, with the rows read so far; false
+  /// stops with `interrupted`, before anything is closed.
+  [[nodiscard]] Result<std::uint64_t> sweep(const std::function<bool(std::uint64_t)>& step = {});
   /// Waits until no cancel is open (dead letters are not), at most `limit`. Answers how many are.
   [[nodiscard]] std::uint64_t drain(std::chrono::milliseconds limit);
   /// Accepts nothing more, waits for what is in flight, writes a mark.

@@ -18,6 +18,10 @@
 ///   amount, status  another amount; another status, or no captured or refunded result here
 ///   outside_window  of day D, but created on another day than D or D+1
 ///
+/// The report of D also has, as outside_window, the captured and refunded payments that were
+/// created on D and whose own day's report does not read them: of a later day, or of one before
+/// D-1. So every payment is in some report, also one that no statement ever names.
+///
 /// Counts and sums of both sides come from their rows, not from the matching, so that they would
 /// betray a matching that is wrong. A statement of which nothing belongs to D and something belongs
 /// to another day is of the wrong day and refused.

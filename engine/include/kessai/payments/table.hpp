@@ -57,6 +57,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kessai/database.hpp"
@@ -98,6 +99,7 @@ struct Window {
 struct ReadPlan {
   std::vector<std::string> opened;  ///< partitions, in the order they were read
   std::uint64_t pruned = 0;         ///< partitions outside the window
+  std::uint64_t leaves = 0;         ///< leaf pages read by scans
   std::uint64_t visited = 0;        ///< rows read from trees
   std::uint64_t returned = 0;  ///< rows that the reader kept (cursors: all; filters count less)
   /// For people; with a warning when more than kManyPartitions were opened.
@@ -260,7 +262,9 @@ class TableCursor {
         if (plan_ != nullptr) plan_->opened.push_back(trees_[at_].name());
         cursor_.emplace(txn_->scan(trees_[at_++], range_));
       }
-      if (cursor_->next()) {
+      const bool found = cursor_->next();
+      if (plan_ != nullptr) plan_->leaves += leaves() - std::exchange(told_, leaves());
+      if (found) {
         auto row = row::decode<Row>(cursor_->key(), cursor_->value());
         if (!row) {
           status_ = std::unexpected(row.error());
@@ -274,6 +278,7 @@ class TableCursor {
         status_ = cursor_->status();
         return false;
       }
+      leaves_ += cursor_->leaves();
       cursor_.reset();
     }
   }
@@ -281,6 +286,10 @@ class TableCursor {
   [[nodiscard]] std::string_view key() const noexcept { return cursor_->key(); }
   [[nodiscard]] Lsn lsn() const noexcept { return cursor_->lsn(); }
   [[nodiscard]] const Result<void>& status() const noexcept { return status_; }
+  /// Leaf pages read so far.
+  [[nodiscard]] std::uint64_t leaves() const noexcept {
+    return leaves_ + (cursor_ ? cursor_->leaves() : 0);
+  }
 
  private:
   template <class R>
@@ -295,6 +304,7 @@ class TableCursor {
   std::vector<Tree> trees_;
   std::size_t at_ = 0;
   std::optional<Cursor> cursor_;
+  std::uint64_t leaves_ = 0, told_ = 0;  ///< of finished trees; told the plan
   Row row_;
   Result<void> status_;
 };
@@ -363,10 +373,13 @@ class Table {
   }
 
   /// The rows of the window's days; of an unpartitioned table all rows. `plan` and `txn` must
-  /// outlive the cursor.
+  /// outlive the cursor. `after`: only those whose key (TableCursor::key) is above this, in each
+  /// partition; to go on with a read of one day in another transaction.
   [[nodiscard]] TableCursor<Row> scan(Transaction& txn, const Window& window = {},
-                                      ReadPlan* plan = nullptr) const {
-    TableCursor<Row> c(txn, {}, plan);
+                                      ReadPlan* plan = nullptr, std::string_view after = {}) const {
+    Range range;
+    if (!after.empty()) range.from = std::string(after) + '\0';  // the smallest key above it
+    TableCursor<Row> c(txn, std::move(range), plan);
     auto days = raw_.days(window, plan != nullptr ? &plan->pruned : nullptr);
     if (!days) return TableCursor<Row>(days.error());
     for (const Day day : *days) {

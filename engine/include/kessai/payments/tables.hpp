@@ -261,6 +261,9 @@ struct AlertRow {
 /// "original id/attempt". Attempts count from 1.
 [[nodiscard]] std::string transaction_id_of(std::string_view original_id, unsigned attempt = 1);
 
+/// What to do with a day that holds something unfinished.
+enum class Unfinished : std::uint8_t { refuse, drop };
+
 /// All of them. Cheap to copy; any number of threads.
 struct PaymentTables {
   Table<RequestRow> request;
@@ -276,9 +279,23 @@ struct PaymentTables {
   [[nodiscard]] static Result<PaymentTables> open(Database& db, bool create);
   /// Creates the partitions of `day`, so that the first payment after midnight does not have to.
   [[nodiscard]] Result<void> prepare(Day day) const;
-  /// Drops a day of payments, or of cancels, with all that lives with it.
-  [[nodiscard]] Result<void> drop_payments(Database& db, Day day) const;
-  [[nodiscard]] Result<void> drop_cancels(Database& db, Day day) const;
+  /// Drops a day of payments, or of cancels, with all that lives with it. Refuses (`unfinished`
+  /// names how many and the first) while a request of the day has no result, or a cancel is neither
+  /// delivered nor a dead letter. Looking costs a read of the day's rows, the drop itself nothing
+  /// that grows with them; `Unfinished::drop` does not look. For days that are over: a row that is
+  /// inserted between the look and the drop is not seen.
+  [[nodiscard]] Result<void> drop_payments(Database& db, Day day,
+                                           Unfinished unfinished = Unfinished::refuse) const;
+  [[nodiscard]] Result<void> drop_cancels(Database& db, Day day,
+                                          Unfinished unfinished = Unfinished::refuse) const;
+
+  /// How a cancel stands.
+  struct CancelState {
+    bool closed = false;  ///< delivered, or a dead letter
+    std::uint32_t tries = 0;
+    unsigned failures = 0;
+  };
+  [[nodiscard]] Result<CancelState> state_of(Transaction& txn, const CancelRow& cancel) const;
 };
 
 }  // namespace kessai::payments
