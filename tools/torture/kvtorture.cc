@@ -32,6 +32,7 @@ struct Arguments {
   std::string mode = kS2pl ? "s2pl" : "mvcc";
   std::string level;
   std::string mutant;
+  std::string finder;
   std::string directory;
   std::string fs = "ext4";
   std::string replay_file;
@@ -409,6 +410,7 @@ int mutants(const Arguments& a) {
   plan.seed = a.seed;
   plan.json = a.json || !tools::is_terminal(STDOUT_FILENO);
   plan.both = a.both;
+  plan.finder = a.finder;
   plan.markdown = a.markdown;
   return run_mutants(plan);
 }
@@ -482,6 +484,8 @@ int run(int argc, char** argv) {
       app.add_subcommand("mutants", "whether each planted bug is found within a budget");
   run_mutants_command->add_option("--budget", a.budget, "seconds for each")
       ->check(CLI::PositiveNumber);
+  run_mutants_command->add_option("--finder", a.finder, "only what this command has to find")
+      ->check(CLI::IsMember({"isolation", "sim"}));
   run_mutants_command->add_flag("--both", a.both, "in each mode that has the bug");
   run_mutants_command->add_flag("--markdown", a.markdown, "as the page docs/torture-mutants.md");
 

@@ -128,6 +128,7 @@ int run_mutants(const MutantPlan& plan) {
                       {"states", tools::Table::Align::right},
                       {"as"}});
   for (const Mutant& m : kMutants) {
+    if (!plan.finder.empty() && m.finder != plan.finder) continue;
     for (const std::string& mode : modes_of(plan, m)) {
       if (tools::interrupted()) return tools::kExitInterrupted;
       const Found f = look_for(plan, m, mode);

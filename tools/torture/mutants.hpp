@@ -88,6 +88,7 @@ inline constexpr std::array kMutants{
 struct MutantPlan {
   std::string self;       ///< this executable
   std::string directory;  ///< for stores
+  std::string finder;     ///< only what this subcommand has to find; empty: all
   double budget = 60;     ///< seconds for each
   std::uint64_t seed = 1;
   bool json = false;
