@@ -165,8 +165,8 @@ bool Reader::follows_newest(const FrameHeader& frame) const noexcept {
 /// A header is durable before the first frame of its segment is written. One that is not there
 /// although the frame is was lost by the device, or damaged since; nobody else may know of the
 /// segment when it opens a generation. A file whose header blocks are neither zeros nor a header is
-/// looked at as a whole: a crash leaves such a thing only in a file that never held a frame, or that
-/// was being filled with zeros; its old frames are of older segments.
+/// looked at as a whole: a crash leaves such a thing only in a file that never held a frame, or
+/// that was being filled with zeros; its old frames are of older segments.
 Result<void> Reader::find_lost_headers() const {
   for (const auto& f : files_) {
     bool lost = f.first_frame && follows_newest(*f.first_frame);

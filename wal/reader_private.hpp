@@ -23,9 +23,9 @@ struct SegmentFile {
   std::uint32_t index = 0;  ///< NN of wal-NN.kessai
   std::string name;
   std::shared_ptr<io::File> file;
-  std::uint64_t bytes = 0;                 ///< as the file system says
-  std::optional<SegmentHeader> header;     ///< of the last use; none: never used, or torn
-  bool blank = true;                       ///< no header and nothing that looks like one was there
+  std::uint64_t bytes = 0;              ///< as the file system says
+  std::optional<SegmentHeader> header;  ///< of the last use; none: never used, or torn
+  bool blank = true;                    ///< no header and nothing that looks like one was there
   std::optional<FrameHeader> first_frame{};  ///< at its place, as it says itself: not verified
 };
 
