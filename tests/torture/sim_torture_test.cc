@@ -15,9 +15,10 @@ TEST(Sim, FindsNoViolation) {
   for (const auto& mode : modes) {
     const ScratchFolder scratch;
     const double seconds = torture_seconds() / static_cast<double>(modes.size());
-    const Ran ran = kvtorture({"sim", "--mode", mode, "--seconds", std::to_string(seconds),
-                               "--seed", std::to_string(tools::test_seed() % 1'000'000'000)},
-                              scratch);
+    const Ran ran =
+        kvtorture({"sim", "--kind", "crashes", "--mode", mode, "--seconds", std::to_string(seconds),
+                   "--seed", std::to_string(tools::test_seed() % 1'000'000'000)},
+                  scratch);
     ASSERT_EQ(ran.code, 0) << ran.err << ran.out;
     std::printf("%s", ran.out.c_str());
     EXPECT_GT(ran.row()["distinct"].get<std::uint64_t>(), 0u);
