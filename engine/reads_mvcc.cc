@@ -65,7 +65,7 @@ mvcc::Snapshots::Live Store::begin_snapshot(bool read_only, Lsn at_least) {
 
 Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mvcc::Snapshot& s,
                                     std::string* value, btree::LeafHint* hint) {
-  const std::uint64_t hash = s.w < undo_->old_below() ? mvcc::record_hash(t.tree.id(), key) : 0;
+  std::uint64_t hash = s.w < undo_->old_below() ? mvcc::record_hash(t.tree.id(), key) : 0;
   if (hash != 0) undo_->prefetch_chain(hash);
   auto r = t.tree.get(key, value, hint);
   if (t.gone_at(s.w)) return std::unexpected(dropped_tree(t));
@@ -80,7 +80,8 @@ Result<SnapshotRead> Store::read_at(TreeState& t, std::string_view key, const mv
   }
   mvcc::Version v;
   if (value != nullptr) v.value.swap(*value);  // for its capacity
-  out.found = undo_->find(t.tree.id(), key, s, v) && v.present;
+  if (hash == 0) hash = mvcc::record_hash(t.tree.id(), key);
+  out.found = undo_->find(hash, t.tree.id(), key, s, v) && v.present;
   if (value != nullptr) v.value.swap(*value);
   if (out.found) out.lsn = v.begin;
   return out;

@@ -41,19 +41,13 @@ TEST(Schedules, FindAPlantedRaceMakeItSmallAndReplayIt) {
                             scratch);
   ASSERT_EQ(ran.code, 1) << ran.err << ran.out;
   EXPECT_NE(ran.err.find("last switches:"), std::string::npos) << ran.err;
-  std::string file;
-  for (const auto& entry : std::filesystem::directory_iterator(scratch / "run"))
-    if (entry.path().extension() == ".replay") file = entry.path();
-  ASSERT_FALSE(file.empty()) << ran.err;
-  std::vector<std::string> words{"replay", file};
-  if (KESSAI_S2PL != 0) words.insert(words.end(), {"--mode", "s2pl"});
-  const Ran again = kvtorture(words, scratch);
+  const Replay replay(scratch);
+  ASSERT_FALSE(replay.file.empty()) << ran.err;
+  const Ran again = replay.run();
   EXPECT_EQ(again.code, 1) << again.err << again.out;
   EXPECT_EQ(again.row()["schedules"], 1) << "made small: one schedule";
-  auto json = tools::Json::parse(std::ifstream(file));
-  json["mutant"] = "";
-  std::ofstream(file) << json.dump();
-  EXPECT_EQ(kvtorture(words, scratch).code, 0) << "the bug is not planted any more";
+  replay.set("mutant", "");
+  EXPECT_EQ(replay.run().code, 0) << "the bug is not planted any more";
 }
 
 /// Of each layer one; all of them in schedule_torture_test.cc.

@@ -40,33 +40,23 @@ TEST(Sim, FindsAPlantedBugMakesItSmallAndReplaysIt) {
       {"sim", "--histories", "100", "--seed", "3", "--mutant", "skip_wal_flush"}, scratch);
   ASSERT_EQ(ran.code, 1) << ran.err << ran.out;
   ASSERT_EQ(ran.row()["violations"].size(), 1u);
-  std::string file;
-  for (const auto& entry : std::filesystem::directory_iterator(scratch / "run"))
-    if (entry.path().extension() == ".replay") file = entry.path();
-  ASSERT_FALSE(file.empty()) << ran.err;
-  EXPECT_NE(ran.err.find("again: kvtorture replay " + file), std::string::npos) << ran.err;
+  const Replay replay(scratch);
+  ASSERT_FALSE(replay.file.empty()) << ran.err;
+  EXPECT_NE(ran.err.find("again: kvtorture replay " + replay.file), std::string::npos) << ran.err;
 
-  const auto replay = [&] {
-    std::vector<std::string> words{"replay", file};
-    if (KESSAI_S2PL != 0) words.insert(words.end(), {"--mode", "s2pl"});
-    return kvtorture(words, scratch);
-  };
-  const Ran again = replay();
+  const Ran again = replay.run();
   EXPECT_EQ(again.code, 1) << again.err << again.out;
   EXPECT_EQ(again.row()["violations"].size(), 1u);
-  EXPECT_EQ(again.row()["distinct"], replay().row()["distinct"]);
+  EXPECT_EQ(again.row()["distinct"], replay.run().row()["distinct"]);
 
-  auto json = tools::Json::parse(std::ifstream(file));
-  json["mutant"] = "";
-  std::ofstream(file) << json.dump();
-  EXPECT_EQ(replay().code, 0) << "the bug is not planted any more";
-  json["kvtorture_replay"] = 99;
-  std::ofstream(file) << json.dump();
-  const Ran newer = replay();
+  replay.set("mutant", "");
+  EXPECT_EQ(replay.run().code, 0) << "the bug is not planted any more";
+  replay.set("kvtorture_replay", 99);
+  const Ran newer = replay.run();
   EXPECT_EQ(newer.code, 2);
   EXPECT_NE(newer.err.find("version 99"), std::string::npos) << newer.err;
-  std::ofstream(file) << "no JSON";
-  EXPECT_EQ(replay().code, 2);
+  std::ofstream(replay.file) << "no JSON";
+  EXPECT_EQ(replay.run().code, 2);
 }
 
 TEST(Sim, RefusesWhatItDoesNotKnow) {

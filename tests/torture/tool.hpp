@@ -4,6 +4,9 @@
 
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "tests/tools/process.hpp"
 #include "tests/tools/seed.hpp"
 
@@ -19,6 +22,31 @@ inline Ran kvtorture(std::vector<std::string> words, const ScratchFolder& scratc
   words.insert(words.end(), {"--json", "--dir", scratch / "run"});
   return tools::run(words, scratch);
 }
+
+/// The replay file that a run has left in `scratch`.
+class Replay {
+ public:
+  explicit Replay(const ScratchFolder& scratch) : scratch_(scratch) {
+    for (const auto& entry : std::filesystem::directory_iterator(scratch / "run"))
+      if (entry.path().extension() == ".replay") file = entry.path();
+  }
+  [[nodiscard]] Ran run() const {
+    std::vector<std::string> words{"replay", file};
+    if (KESSAI_S2PL != 0) words.insert(words.end(), {"--mode", "s2pl"});
+    return kvtorture(words, scratch_);
+  }
+  /// Writes the file anew with one field changed.
+  void set(const char* field, const Json& value) const {
+    auto json = Json::parse(std::ifstream(file));
+    json[field] = value;
+    std::ofstream(file) << json.dump();
+  }
+
+  std::string file;  ///< empty: there is none
+
+ private:
+  const ScratchFolder& scratch_;
+};
 
 /// How long a torture test may take.
 inline double torture_seconds() {
